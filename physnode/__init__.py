@@ -1,0 +1,1 @@
+"""physnode: fit dynamical systems to observed trajectories."""

@@ -1,0 +1,266 @@
+"""What moves a state: vector fields, and the structure (Hamiltonian, second order) an integrator may rely on.
+
+A field is dy/dt = f(t, y). ``y`` has shape ``(*batch, dim)``; ``t`` has the shape of ``y[..., :1]`` and y's real dtype, so
+``y * torch.cos(t)`` broadcasts as written. Known physics and learned terms are added with ``+``; the sum keeps the
+strongest structure that all its terms share, which is what lets a splitting method be used on it, or refuses it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from physnode.errors import InputError
+
+__all__ = [
+    "Domain",
+    "FunctionField",
+    "Hamiltonian",
+    "SecondOrder",
+    "SeparableHamiltonian",
+    "Sum",
+    "VectorField",
+    "as_field",
+]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The values a physical constant may take: ``lower <= value <= upper`` (a closed interval; infinite ends are open)."""
+
+    lower: float = -float("inf")
+    upper: float = float("inf")
+
+    def contains(self, value: Tensor) -> bool:
+        """Whether every entry of ``value`` is finite and lies inside."""
+        return bool((torch.isfinite(value) & (value >= self.lower) & (value <= self.upper)).all())
+
+    def __str__(self) -> str:
+        return f"[{self.lower:g}, {self.upper:g}]"
+
+
+class VectorField(nn.Module):
+    """dy/dt = f(t, y): subclass it and write ``forward``.
+
+    ``domains`` and ``units`` say, per parameter name, which values are physical and in which unit they are counted; a fit
+    reads both. A parameter that is not named in them is any real number without a unit.
+    """
+
+    domains: ClassVar[dict[str, Domain]] = {}
+    units: ClassVar[dict[str, str]] = {}
+
+    @abstractmethod
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt at time ``t`` (shape of ``y[..., :1]``) and state ``y (*batch, dim)``; same shape as ``y``."""
+
+    def invariants(self, t: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What the exact motion conserves, by name; each value has the leading axes of ``y``. Empty if nothing is known."""
+        return {}
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = super().__call__(t, y)
+        return out
+
+    def __add__(self, other: object) -> VectorField:
+        return add(self, other)
+
+    def __radd__(self, other: object) -> VectorField:
+        return add(other, self)
+
+
+class Hamiltonian(VectorField):
+    """Hamilton's equations for ``energy(t, y)``, with y = (q, p) on the last axis: q' = dH/dp, p' = -dH/dq."""
+
+    @abstractmethod
+    def energy(self, t: Tensor, y: Tensor) -> Tensor:
+        """H(t, q, p), shape ``(*batch,)``."""
+
+    def gradient(self, t: Tensor, y: Tensor) -> Tensor:
+        """dH/dy, shape of ``y``."""
+        gradient: Tensor = torch.func.grad(lambda state: self.energy(t, state).sum())(y)
+        return gradient
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """(dH/dp, -dH/dq)."""
+        dq, dp = split_state(self.gradient(t, y))
+        return torch.cat((dp, -dq), dim=-1)
+
+    def velocity(self, t: Tensor, y: Tensor) -> Tensor:
+        """dq/dt = dH/dp, so that data holding velocities can be compared with a state that holds momenta."""
+        return split_state(self.gradient(t, y))[1]
+
+    def invariants(self, t: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The energy."""
+        return {"energy": self.energy(t, y)}
+
+
+class SeparableHamiltonian(Hamiltonian):
+    """H = T(p) + V(q): both halves of the motion can be solved exactly in turn, which is what splitting methods do."""
+
+    @abstractmethod
+    def kinetic(self, p: Tensor) -> Tensor:
+        """T(p), shape ``(*batch,)``."""
+
+    @abstractmethod
+    def potential(self, q: Tensor) -> Tensor:
+        """V(q), shape ``(*batch,)``."""
+
+    def energy(self, t: Tensor, y: Tensor) -> Tensor:
+        """T(p) + V(q)."""
+        q, p = split_state(y)
+        return self.kinetic(p) + self.potential(q)
+
+    def drift(self, t: Tensor, p: Tensor) -> Tensor:
+        """dq/dt = dT/dp."""
+        rate: Tensor = torch.func.grad(lambda value: self.kinetic(value).sum())(p)
+        return rate
+
+    def kick(self, t: Tensor, q: Tensor) -> Tensor:
+        """dp/dt = -dV/dq."""
+        slope: Tensor = torch.func.grad(lambda value: self.potential(value).sum())(q)
+        return -slope
+
+
+class SecondOrder(VectorField):
+    """q'' = a(t, q, q'), with y = (q, v) on the last axis.
+
+    ``velocity_dependent = False`` declares that ``acceleration`` ignores ``v``; only then may a splitting method be used.
+    """
+
+    velocity_dependent: bool = True
+
+    @abstractmethod
+    def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        """dv/dt, shape of ``q``."""
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """(v, a(t, q, v))."""
+        q, v = split_state(y)
+        return torch.cat((v, self.acceleration(t, q, v)), dim=-1)
+
+    def drift(self, t: Tensor, p: Tensor) -> Tensor:
+        """dq/dt = v."""
+        return p
+
+    def kick(self, t: Tensor, q: Tensor) -> Tensor:
+        """dv/dt = a(t, q), for an acceleration declared free of velocity."""
+        return self.acceleration(t, q, torch.zeros_like(q))
+
+
+class FunctionField(VectorField):
+    """A plain function, or any ``nn.Module``, ``(t, y) -> dy/dt`` as a field."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """What the function returns."""
+        return self.function(t, y)
+
+
+class Sum(VectorField):
+    """The sum of several fields: known physics plus what is learned. Nothing is assumed to be conserved by it."""
+
+    def __init__(self, *terms: VectorField) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """The sum of the terms' derivatives."""
+        return _total([term(t, y) for term in self.terms])
+
+
+class SecondOrderSum(Sum, SecondOrder):
+    """A sum of second-order fields is one: accelerations add, velocities do not."""
+
+    def __init__(self, *terms: VectorField) -> None:
+        super().__init__(*terms)
+        self.velocity_dependent = any(bool(term.velocity_dependent) for term in terms)  # type: ignore[arg-type]
+
+    def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        """The sum of the terms' accelerations."""
+        return _total([term.acceleration(t, q, v) for term in self.terms])  # type: ignore[operator]
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """(v, sum of accelerations)."""
+        return SecondOrder.forward(self, t, y)
+
+
+class HamiltonianSum(Sum, Hamiltonian):
+    """Energies add."""
+
+    def energy(self, t: Tensor, y: Tensor) -> Tensor:
+        """The sum of the terms' energies."""
+        return _total([term.energy(t, y) for term in self.terms])  # type: ignore[operator]
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Hamilton's equations for the summed energy."""
+        return Hamiltonian.forward(self, t, y)
+
+
+class SeparableSum(Sum, SeparableHamiltonian):
+    """Kinetic energies add, and so do potentials."""
+
+    def kinetic(self, p: Tensor) -> Tensor:
+        """The sum of the terms' kinetic energies."""
+        return _total([term.kinetic(p) for term in self.terms])  # type: ignore[operator]
+
+    def potential(self, q: Tensor) -> Tensor:
+        """The sum of the terms' potentials."""
+        return _total([term.potential(q) for term in self.terms])  # type: ignore[operator]
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Hamilton's equations for the summed energy."""
+        return Hamiltonian.forward(self, t, y)
+
+
+def add(left: object, right: object) -> VectorField:
+    """The sum of two fields, as the strongest structure that every term has."""
+    terms = [term for field in (left, right) for term in _terms(as_field(field))]
+    for structure, kind in (
+        (SecondOrder, SecondOrderSum),
+        (SeparableHamiltonian, SeparableSum),
+        (Hamiltonian, HamiltonianSum),
+    ):
+        if all(isinstance(term, structure) for term in terms):
+            return kind(*terms)
+    return Sum(*terms)
+
+
+def as_field(field: object) -> VectorField:
+    """``field`` itself if it is a VectorField, else a wrapper of the function or module."""
+    if isinstance(field, VectorField):
+        return field
+    if callable(field):
+        return FunctionField(field)
+    raise InputError(
+        f"a field must be a function, an nn.Module or a VectorField of (t, y); found {type(field).__name__}: {field!r}"
+    )
+
+
+def split_state(y: Tensor) -> tuple[Tensor, Tensor]:
+    """(q, v) or (q, p): the two halves of the last axis."""
+    if y.shape[-1] % 2:
+        raise InputError(
+            f"a state of positions and velocities has an even number of entries; found {y.shape[-1]}. "
+            "Give all positions first, then all velocities."
+        )
+    half = y.shape[-1] // 2
+    return y[..., :half], y[..., half:]
+
+
+def _terms(field: VectorField) -> list[VectorField]:
+    return list(field.terms) if isinstance(field, Sum) else [field]  # type: ignore[arg-type]
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
