@@ -1,0 +1,293 @@
+"""Step-size control: which trial steps are accepted, and how long the next one is.
+
+Everything is arithmetic on tensors with one entry a trajectory; nothing here branches on data.
+Sources: Hairer, Norsett, Wanner, Solving ODEs I, II.4 (error norm, starting step, factor limits) and II.10 (two estimates);
+Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003) (PI and PID coefficients).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from physnode.engine.families.base import Method, Step
+from physnode.engine.field_function import FieldFunction
+from physnode.errors import InputError
+
+__all__ = ["Adaptive", "Controller", "Fixed", "Span", "Verdict"]
+
+_DEFAULT_TOLERANCES = {torch.float64: (1e-6, 1e-9), torch.float32: (1e-4, 1e-6)}
+
+
+class Span(NamedTuple):
+    """Where each trajectory starts and ends, in float64, ``(B,)`` each; ``direction`` is +1 or -1."""
+
+    t0: Tensor
+    t1: Tensor
+    direction: Tensor
+
+
+class Verdict(NamedTuple):
+    """What a controller says of one trial, per trajectory."""
+
+    accept: Tensor
+    dt: Tensor
+    """Length (positive) of the next trial."""
+    memory: Tensor
+    stuck: Tensor
+    """The trial was refused and no shorter one can be made."""
+
+
+class Controller(ABC):
+    """How long steps are, and which are accepted."""
+
+    @abstractmethod
+    def check(self, method: Method, dtype: torch.dtype) -> None:
+        """Refuse a method or a precision that cannot be controlled this way.
+
+        Raises:
+            InputError: with the remedy.
+        """
+
+    @abstractmethod
+    def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Length of the first trial ``(B,)``, the controller's memory ``(B, m)``, and field evaluations spent on it."""
+
+    @abstractmethod
+    def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
+        """Where the trial ends, ``(B,)``: never beyond ``span.t1``."""
+
+    @abstractmethod
+    def judge(
+        self,
+        method: Method,
+        running: Tensor,
+        t: Tensor,
+        t_end: Tensor,
+        dt: Tensor,
+        y: Tensor,
+        step: Step,
+        memory: Tensor,
+    ) -> Verdict:
+        """Accept or refuse the trial, and choose the next length. Memory of resting trajectories does not move."""
+
+
+class Fixed(Controller):
+    """Steps of length ``dt`` from each trajectory's start; the last one is cut to end on the final time.
+
+    The n-th step starts at ``t0 + n dt``, so the grid does not drift by rounding.
+    """
+
+    def __init__(self, dt: float) -> None:
+        if not (dt > 0 and dt < float("inf")):
+            raise InputError(f"Fixed(dt) needs a positive, finite step; found {dt!r} (backward solves use the same sign)")
+        self.dt = float(dt)
+
+    def __repr__(self) -> str:
+        return f"Fixed({self.dt!r})"
+
+    def check(self, method: Method, dtype: torch.dtype) -> None:
+        """Any method takes fixed steps."""
+
+    def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
+        """The step itself; nothing is remembered."""
+        return torch.full_like(span.t0, self.dt), span.t0.new_zeros(len(span.t0), 0), 0
+
+    def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
+        """The next point of the grid, or the end if that is nearer than 1e-9 of a step."""
+        length = (accepted + 1) * self.dt
+        beyond = length >= (span.t1 - span.t0).abs() - 1e-9 * self.dt
+        return torch.where(beyond, span.t1, span.t0 + span.direction * length)
+
+    def judge(
+        self,
+        method: Method,
+        running: Tensor,
+        t: Tensor,
+        t_end: Tensor,
+        dt: Tensor,
+        y: Tensor,
+        step: Step,
+        memory: Tensor,
+    ) -> Verdict:
+        """Every finite step is accepted."""
+        finite = torch.isfinite(step.y.sum(-1))
+        return Verdict(finite, dt, memory, ~finite)
+
+
+class Adaptive(Controller):
+    """Steps whose estimated local error meets ``atol + rtol max(|x_n|, |x_{n+1}|)`` in the root mean square over the state.
+
+    The next step is h · clip(safety · e_n^β1 e_{n-1}^β2 e_{n-2}^β3) with e = (1 / error ratio)^(1/(q+1)), q the order of the
+    estimate, β1 = i + p + d, β2 = -(p + 2d), β3 = d. The default is integral control, as in Hairer's codes.
+
+    Args:
+        rtol: relative tolerance; by default 1e-6 for float64 states, 1e-4 for float32.
+        atol: absolute tolerance, a number or one per component ``(dim,)``; by default 1e-9 for float64, 1e-6 for float32.
+        per_trajectory: one step size per trajectory; False: all trajectories share the smallest.
+        first_step: length of the first trial; None: Hairer's starting-step algorithm (two evaluations).
+        min_step, max_step: limits of a step's length. A trial refused at ``min_step`` fails the trajectory.
+        safety, min_factor, max_factor: the constants of the formula.
+        icoeff, pcoeff, dcoeff: i, p, d; (0.3, 0.4, 0) is a common PI controller (Söderlind 2003).
+    """
+
+    def __init__(
+        self,
+        rtol: float | None = None,
+        atol: float | Sequence[float] | Tensor | None = None,
+        *,
+        per_trajectory: bool = True,
+        first_step: float | None = None,
+        min_step: float = 0.0,
+        max_step: float = float("inf"),
+        safety: float = 0.9,
+        min_factor: float = 0.2,
+        max_factor: float = 10.0,
+        icoeff: float = 1.0,
+        pcoeff: float = 0.0,
+        dcoeff: float = 0.0,
+    ) -> None:
+        if rtol is not None and not rtol >= 0:
+            raise InputError(f"rtol must not be negative; found {rtol!r}")
+        atol_tensor = None if atol is None else torch.as_tensor(atol, dtype=torch.float64).detach()
+        if atol_tensor is not None and not bool((atol_tensor >= 0).all()):
+            raise InputError(f"atol must not be negative; found {atol!r}")
+        if rtol == 0 and atol_tensor is not None and bool((atol_tensor == 0).any()):
+            raise InputError("rtol and atol are both zero for some component; give at least one of them a positive value")
+        if first_step is not None and not first_step > 0:
+            raise InputError(f"first_step must be positive; found {first_step!r}")
+        if not 0 <= min_step <= max_step:
+            raise InputError(f"steps need 0 <= min_step <= max_step; found {min_step!r} and {max_step!r}")
+        if not (0 < safety < 1 and 0 < min_factor < 1 < max_factor):
+            raise InputError(
+                "step factors need 0 < safety < 1 and min_factor < 1 < max_factor; "
+                f"found {safety!r}, {min_factor!r}, {max_factor!r}"
+            )
+        self.rtol, self.atol = rtol, atol_tensor
+        self.per_trajectory = per_trajectory
+        self.first_step, self.min_step, self.max_step = first_step, min_step, max_step
+        self.safety, self.min_factor, self.max_factor = safety, min_factor, max_factor
+        self.betas = (icoeff + pcoeff + dcoeff, -(pcoeff + 2 * dcoeff), dcoeff)
+
+    def __repr__(self) -> str:
+        atol = None if self.atol is None else self.atol.tolist()
+        return f"Adaptive(rtol={self.rtol!r}, atol={atol!r}, per_trajectory={self.per_trajectory})"
+
+    def tolerances(self, dtype: torch.dtype) -> tuple[float, Tensor]:
+        """(rtol, atol) that are used for states of ``dtype``."""
+        rtol, atol = _DEFAULT_TOLERANCES.get(dtype, (1e-2, 1e-3))
+        rtol = rtol if self.rtol is None else self.rtol
+        return rtol, torch.tensor(atol, dtype=torch.float64) if self.atol is None else self.atol
+
+    def check(self, method: Method, dtype: torch.dtype) -> None:
+        """Refuse methods without an error estimate, and tolerances below the resolution of the state's dtype."""
+        if method.error_order is None:
+            raise InputError(
+                f"{method.name} has no error estimate, and step-size control would spoil a symplectic method; "
+                "give a step: controller=pn.Fixed(dt)"
+            )
+        rtol, _ = self.tolerances(dtype)
+        floor = 10 * torch.finfo(dtype).eps
+        if 0 < rtol < floor:
+            raise InputError(f"rtol={rtol:g} is below what {dtype} can resolve ({floor:.2g}); raise rtol or use float64")
+
+    def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
+        """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``; memory of two past ratios and a refusal."""
+        length = (span.t1 - span.t0).abs()
+        memory = torch.cat((length.new_ones(len(length), 2), length.new_zeros(len(length), 1)), dim=-1)
+        if self.first_step is not None:
+            return torch.full_like(length, self.first_step).clamp(max=self.max_step), memory, 0
+        rtol, atol = self._scales(y)
+        scale = atol + rtol * y.abs()
+        d0, d1 = _rms(y / scale), _rms(derivative / scale)
+        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+        h0 = torch.minimum(torch.nan_to_num(h0, nan=1e-6), length).clamp(max=self.max_step)
+        signed = span.direction * h0
+        other = f(span.t0 + signed, y + signed.to(y.dtype).unsqueeze(-1) * derivative)
+        d2 = _rms((other - derivative) / scale) / h0
+        assert method.error_order is not None
+        largest = torch.maximum(d1, d2)
+        h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / (method.error_order + 1)))
+        dt = torch.minimum(100 * h0, torch.nan_to_num(h1, nan=0.0, posinf=0.0))
+        dt = torch.where(dt > 0, dt, h0).clamp(max=self.max_step)
+        return self._shared(torch.minimum(dt, length), torch.amin), memory, 1
+
+    def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
+        """``t + dt``, or the end if that is no farther."""
+        return torch.where(dt >= (span.t1 - t).abs() * (1 - 1e-12), span.t1, t + span.direction * dt)
+
+    def judge(
+        self,
+        method: Method,
+        running: Tensor,
+        t: Tensor,
+        t_end: Tensor,
+        dt: Tensor,
+        y: Tensor,
+        step: Step,
+        memory: Tensor,
+    ) -> Verdict:
+        """The error test and the next length."""
+        rtol, atol = self._scales(y)
+        scale = atol + rtol * torch.maximum(y.abs(), step.y.abs())
+        ratio = _combined([_rms(error / scale) for error in step.error])
+        finite = torch.isfinite(ratio + step.y.sum(-1))
+        ratio = torch.where(finite, ratio, torch.inf)
+        if not self.per_trajectory:
+            ratio = torch.where(running, ratio, 0.0).amax().expand_as(ratio)
+        accept = ratio <= 1
+        assert method.error_order is not None
+        exponent = 1 / (method.error_order + 1)
+        inverse = (1 / ratio.clamp(min=1e-10)) ** exponent
+        beta1, beta2, beta3 = self.betas
+        factor = self.safety * inverse**beta1
+        if beta2 or beta3:
+            history = memory[:, 0] ** beta2 * memory[:, 1] ** beta3
+            factor = torch.where(accept, factor * history, self.safety * inverse)
+        factor = factor.clamp(self.min_factor, self.max_factor)
+        refused_before = memory[:, 2] > 0
+        factor = torch.where(accept & ~refused_before, factor, factor.clamp(max=1.0))
+        length = (t_end - t).abs()
+        smallest = self._smallest(t, length)
+        stuck = ~accept & (length <= smallest)
+        dt_next = (length * factor).clamp(max=self.max_step)
+        dt_next = torch.maximum(dt_next, smallest)
+        moved = (running & accept).unsqueeze(-1)
+        ratios = torch.where(moved, torch.stack((inverse, memory[:, 0]), dim=-1), memory[:, :2])
+        refused = torch.where(running, (~accept).to(memory.dtype), memory[:, 2])
+        memory = torch.cat((ratios, refused.unsqueeze(-1)), dim=-1)
+        dt_next = torch.where(running, dt_next, dt)
+        return Verdict(accept, self._shared(dt_next, torch.amin), memory, stuck)
+
+    def _smallest(self, t: Tensor, length: Tensor) -> Tensor:
+        """The shortest step that still moves the time, or ``min_step``."""
+        resolution = 4 * torch.finfo(torch.float64).eps * t.abs()
+        return torch.clamp(resolution, min=max(self.min_step, 1e-40))
+
+    def _scales(self, y: Tensor) -> tuple[float, Tensor]:
+        rtol, atol = self.tolerances(y.dtype)
+        if atol.ndim and atol.shape[-1] != y.shape[-1]:
+            raise InputError(
+                f"atol has {atol.shape[-1]} entries for a state of {y.shape[-1]}; give one number or one per component"
+            )
+        return rtol, atol.to(y)
+
+    def _shared(self, dt: Tensor, smallest: object) -> Tensor:
+        return dt if self.per_trajectory else dt.amin().expand_as(dt).clone()
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean(-1).sqrt().to(torch.float64)
+
+
+def _combined(norms: Sequence[Tensor]) -> Tensor:
+    """One error ratio from one estimate, or from the fifth- and third-order pair of an eighth-order method (HNW II.10)."""
+    if len(norms) == 1:
+        return norms[0]
+    fifth, third = norms
+    denominator = (fifth.square() + 0.01 * third.square()).sqrt()
+    return torch.where(denominator > 0, fifth.square() / denominator, 0.0 * denominator)

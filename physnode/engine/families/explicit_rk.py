@@ -1,0 +1,146 @@
+"""Explicit Runge-Kutta methods: one loop over a Butcher tableau, forward and transposed.
+
+    X_i = x + h Σ_{j<i} a_ij k_j,    k_i = f(t + c_i h, X_i),    x(t + h) = x + h Σ b_i k_i
+
+The derivative at the step's end, where a method's error estimate or continuous extension reads it, is the next step's k_1.
+Source: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, II.1, II.4 and II.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from physnode.engine.families.base import Method, Step, VectorJacobian
+from physnode.engine.field_function import FieldFunction
+from physnode.engine.tableaus import ButcherTableau
+
+__all__ = ["ExplicitRungeKutta"]
+
+
+class ExplicitRungeKutta(Method):
+    """The method of one explicit Butcher tableau."""
+
+    def __init__(self, tableau: ButcherTableau) -> None:
+        self.tableau = tableau
+        self.name = tableau.name
+        self.order = tableau.order
+        self.error_order = tableau.error_order if tableau.error else None
+        self.extension_order = tableau.extension.order
+        self.evaluations = tableau.stages
+        self.extra_evaluations = len(tableau.extension.a)
+        # rows over which the sweep runs: own stages, the end derivative as one more stage, extra stages
+        end = ((*tableau.b,),) if tableau.reads_end else ()
+        self._rows = (*tableau.a, *end, *tableau.extension.a)
+        self._nodes = (*tableau.c, *((1.0,) if tableau.reads_end else ()), *tableau.extension.c)
+
+    def start(self, f: FieldFunction, t: Tensor, y: Tensor, derivative: Tensor) -> Tensor | None:
+        """The derivative, where steps share it."""
+        return derivative if self.tableau.reads_end else None
+
+    def step(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None) -> Step:
+        """One step; the stages it returns are the own ones, then the end derivative if the method reads it."""
+        tableau = self.tableau
+        span = t_end - t
+        h = span.to(y.dtype).unsqueeze(-1)
+        stages = self._stages(f, t, t_end, span, h, y, [f(t, y) if carry is None else carry], tableau.stages)
+        end = y + h * combine(tableau.b, stages)
+        carry = f(t_end, end) if tableau.reads_end else None
+        if carry is not None:
+            stages.append(carry)
+        error = tuple(h * combine(row, stages) for row in tableau.error)
+        return Step(end, error, carry, tuple(stages))
+
+    def extend(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The stages of the step, then the extra stages of the continuous extension."""
+        if not self.extra_evaluations:
+            return tuple(stages)
+        span = t_end - t
+        h = span.to(y.dtype).unsqueeze(-1)
+        return tuple(self._stages(f, t, t_end, span, h, y, list(stages), len(self._rows)))
+
+    def output_weights(self, fraction: Tensor) -> tuple[Tensor, ...]:
+        """b_i(θ) by Horner's rule, one ``(M,)`` a stage."""
+        weights = []
+        for row in self.tableau.extension.weights:
+            value = torch.zeros_like(fraction)
+            for coefficient in reversed(row):
+                value = (value + coefficient) * fraction
+            weights.append(value)
+        return tuple(weights)
+
+    def pull_back(
+        self,
+        f: FieldFunction,
+        vjp: VectorJacobian,
+        t: Tensor,
+        t_end: Tensor,
+        y: Tensor,
+        cotangent: Tensor,
+        stage_cotangents: Sequence[Tensor | None] = (),
+    ) -> Tensor:
+        """The stage sweep in its division-free form, with w_i the cotangent of k_i and λ that of the end state.
+
+            w_i = γ_i + h (b_i λ + Σ_{j>i} a_ji J_jᵀ w_j),   i = s..1;      λ_start = λ + Σ_i J_iᵀ w_i
+
+        γ_i is what outputs inside the step owe to k_i. Equivalent to the symplectic partner of the tableau (Matsubara,
+        Miyatake, Yaguchi 2021, eq. 7) and defined for zero weights too, since nothing is divided by b_i.
+        """
+        tableau = self.tableau
+        span = t_end - t
+        h = span.to(y.dtype).unsqueeze(-1)
+        given = [*stage_cotangents, *[None] * (len(self._rows) - len(stage_cotangents))]
+        last = max([tableau.stages, *(i + 1 for i, value in enumerate(given) if value is not None)])
+        with torch.no_grad():
+            stages = self._stages(f, t, t_end, span, h, y, [f(t, y)], last - 1)
+            points = [y + h * combine(row, stages) if any(row) else y for row in self._rows[:last]]
+        returned: list[Tensor | None] = [None] * last
+        total = cotangent
+        for i in reversed(range(last)):
+            inner = [(self._rows[j][i], returned[j]) for j in range(i + 1, last)]
+            terms = [a * g for a, g in inner if a and g is not None]
+            if i < tableau.stages and tableau.b[i]:
+                terms.append(tableau.b[i] * cotangent)
+            weight = given[i]
+            if terms:
+                step_part = h * torch.stack(terms).sum(0) if len(terms) > 1 else h * terms[0]
+                weight = step_part if weight is None else weight + step_part
+            if weight is None:
+                continue
+            time = self._time(i, t, t_end, span)
+            returned[i] = vjp(lambda x, time=time: f(time, x), points[i], weight)  # type: ignore[misc]
+            total = total + returned[i]
+        return total
+
+    def _stages(
+        self,
+        f: FieldFunction,
+        t: Tensor,
+        t_end: Tensor,
+        span: Tensor,
+        h: Tensor,
+        y: Tensor,
+        stages: list[Tensor],
+        count: int,
+    ) -> list[Tensor]:
+        """Continue the list of stage derivatives up to ``count`` of them."""
+        for i in range(len(stages), count):
+            stages.append(f(self._time(i, t, t_end, span), y + h * combine(self._rows[i], stages)))
+        return stages
+
+    def _time(self, i: int, t: Tensor, t_end: Tensor, span: Tensor) -> Tensor:
+        node = self._nodes[i]
+        if node == 0.0:
+            return t
+        return t_end if node == 1.0 else t + node * span
+
+
+def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
+    """Σ weights_i stages_i over the weights that are not zero, in their order."""
+    total: Tensor | None = None
+    for weight, stage in zip(weights, stages, strict=False):
+        if weight:
+            total = weight * stage if total is None else torch.add(total, stage, alpha=weight)
+    return torch.zeros_like(stages[0]) if total is None else total

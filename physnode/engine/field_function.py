@@ -1,0 +1,145 @@
+"""The field as the engine calls it: ``f(t, y)`` with one row a trajectory, whatever the user's batch shape.
+
+One traced call at the start finds every tensor the field reads that wants a gradient, closed-over ones too, and refuses
+what would make a gradient silently wrong: a field that writes into its input, draws random numbers or changes its buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from physnode.errors import InputError
+from physnode.fields import SecondOrder, SeparableHamiltonian, VectorField
+
+__all__ = ["FieldFunction", "Traced"]
+
+
+class FieldFunction:
+    """``f(t, y)`` for times ``(B,)`` in float64 and states ``(B, dim)``; the field sees ``(*batch, 1)`` and ``(*batch, dim)``."""
+
+    def __init__(self, field: VectorField, batch: Sequence[int], dtype: torch.dtype) -> None:
+        self.field = field
+        self.batch = tuple(batch)
+        self.dtype = dtype
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt, shape ``(B, dim)``."""
+        return self._call(self.field, t, y)
+
+    def drift(self, t: Tensor, p: Tensor) -> Tensor:
+        """dq/dt of a field that splits, shape ``(B, dim / 2)``."""
+        return self._call(self.field.drift, t, p)  # type: ignore[arg-type]
+
+    def kick(self, t: Tensor, q: Tensor) -> Tensor:
+        """dp/dt of a field that splits, shape ``(B, dim / 2)``."""
+        return self._call(self.field.kick, t, q)  # type: ignore[arg-type]
+
+    @property
+    def splits(self) -> bool:
+        """Whether the field declares q' = drift(p), p' = kick(q)."""
+        if isinstance(self.field, SecondOrder):
+            return not self.field.velocity_dependent
+        return isinstance(self.field, SeparableHamiltonian)
+
+    @property
+    def drift_is_identity(self) -> bool:
+        """Whether q' = p itself, so that a drift costs nothing."""
+        return isinstance(self.field, SecondOrder)
+
+    def _call(self, function: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Tensor:
+        out = function(t.to(self.dtype).view(*self.batch, 1), y.view(*self.batch, y.shape[-1]))
+        return out.reshape(y.shape)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What the first call of a field showed."""
+
+    derivative: Tensor
+    theta: tuple[Tensor, ...]
+    """Every tensor that the field reads and that requires a gradient: parameters first, then closed-over tensors."""
+    random: bool
+    stateful: bool
+
+
+def trace(f: FieldFunction, t: Tensor, y: Tensor) -> Traced:
+    """Call the field once at ``(t, y)``, without a graph, and look at what it reads and returns.
+
+    Raises:
+        InputError: the field returns something that is no tensor of y's shape, dtype and device, or writes into ``y``.
+    """
+    generator = torch.get_rng_state() if y.device.type == "cpu" else torch.cuda.get_rng_state(y.device)
+    buffers = [(buffer, buffer._version) for buffer in f.field.buffers()]
+    point, time = y.detach().clone(), t.detach().clone()
+    version = point._version
+    with torch.no_grad(), _Reads(point, time) as reads:
+        state = point.view(*f.batch, point.shape[-1])
+        value = f.field(time.to(f.dtype).view(*f.batch, 1), state)
+    _check_output(value, state)
+    if point._version != version:
+        raise InputError(
+            "the field writes into the state it is given, which changes the solver's own copy; "
+            "build the derivative out of place, for example with torch.cat or torch.stack"
+        )
+    parameters = [p for p in f.field.parameters() if p.requires_grad]
+    known = {id(p) for p in parameters}
+    extra = [tensor for tensor in reads.found if id(tensor) not in known]
+    after = torch.get_rng_state() if y.device.type == "cpu" else torch.cuda.get_rng_state(y.device)
+    return Traced(
+        derivative=value.detach().reshape(y.shape),
+        theta=(*parameters, *extra),
+        random=not torch.equal(generator, after),
+        stateful=any(buffer._version != before for buffer, before in buffers),
+    )
+
+
+def _check_output(value: object, y: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"the field must return a tensor shaped like y, {tuple(y.shape)}; found {type(value).__name__}")
+    if value.shape != y.shape:
+        raise InputError(
+            f"the field must return dy/dt with the shape of y, {tuple(y.shape)}; found {tuple(value.shape)}. "
+            "The time t has the shape of y[..., :1], so that y * torch.cos(t) has the right shape."
+        )
+    if value.dtype != y.dtype:
+        raise InputError(
+            f"the field returns {value.dtype} for a state of {y.dtype}; convert the field (field.to({y.dtype})) or y0 "
+            "so that both have one dtype"
+        )
+    if value.device != y.device:
+        raise InputError(f"the field returns a tensor on {value.device} for a state on {y.device}; move one of them")
+
+
+class _Reads(TorchFunctionMode):
+    """Collects the tensors that require a gradient and were made outside the call."""
+
+    def __init__(self, *inputs: Tensor) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+        self._seen = {id(tensor) for tensor in inputs}
+        self._alive: list[Any] = list(inputs)  # keeps ids from being used again
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for value in pytree.tree_leaves((args, kwargs or {})):
+            if isinstance(value, Tensor) and id(value) not in self._seen:
+                self._note(value)
+                if value.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(value):
+                    self.found.append(value)
+        out = func(*args, **(kwargs or {}))
+        for value in pytree.tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._note(value)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        self._seen.add(id(tensor))
+        self._alive.append(tensor)

@@ -1,0 +1,167 @@
+"""Values at the requested times, read from steps as they pass.
+
+Either by the method's continuous extension, x(t + θh) = x + h Σ b_i(θ) k_i, which costs no evaluation a time, or by a step
+of length θh from the record's start, which has the method's full order. A time on a step's end is that end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from physnode.engine.controllers import Span
+from physnode.engine.families.base import Method, Step
+from physnode.engine.field_function import FieldFunction
+from physnode.engine.records import OutputPlan, pack, plan_outputs
+from physnode.errors import InputError
+
+if TYPE_CHECKING:
+    from physnode.engine.loop import Trial
+
+__all__ = ["OutputBoard", "ReadOut", "choose_read_out", "interpolate", "read_slot", "restep_ranks", "short_end"]
+
+ReadOut = Literal["interpolate", "restep"]
+
+
+def choose_read_out(method: Method, read_out: str) -> ReadOut:
+    """``"auto"``: the continuous extension where the method has one, else a step of its own.
+
+    Raises:
+        InputError: an unknown word, or interpolation asked of a method that has no continuous extension.
+    """
+    if read_out == "auto":
+        return "restep" if method.extension_order is None else "interpolate"
+    if read_out == "interpolate" and method.extension_order is None:
+        raise InputError(f'{method.name} has no continuous extension; use read_out="restep", which has its full order')
+    if read_out == "interpolate":
+        return "interpolate"
+    if read_out == "restep":
+        return "restep"
+    raise InputError(f'read_out must be "auto", "interpolate" or "restep"; found {read_out!r}')
+
+
+def interpolate(weights: Sequence[Tensor], h: Tensor, y: Tensor, stages: Sequence[Tensor]) -> Tensor:
+    """x + h Σ b_i(θ) k_i for M outputs: ``weights`` ``(M,)`` each, ``h`` ``(M, 1)``, ``y`` and stages ``(M, dim)``."""
+    total = torch.zeros_like(y)
+    for weight, stage in zip(weights, stages, strict=True):
+        total = total + weight.unsqueeze(-1) * stage
+    return y + h * total
+
+
+def restep_ranks(rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Share M outputs of one slot among steps of the whole batch: pairs (entries, their rows), each row at most once."""
+    ranks = torch.zeros_like(rows)
+    order = rows.argsort(stable=True)
+    ordered = rows[order]
+    position = torch.arange(len(rows), device=rows.device)
+    first = torch.searchsorted(ordered, ordered)
+    ranks[order] = position - first
+    total = int(ranks.max()) + 1 if len(rows) else 0
+    return [((ranks == rank).nonzero().flatten(), rows[ranks == rank]) for rank in range(total)]
+
+
+def read_slot(
+    f: FieldFunction,
+    method: Method,
+    read_out: ReadOut,
+    t: Tensor,
+    t_end: Tensor,
+    y: Tensor,
+    carry: Tensor | None,
+    step: Step,
+    rows: Tensor,
+    fractions: Tensor,
+) -> Tensor:
+    """Values ``(M, dim)`` of the outputs (rows, fractions) inside one step of the whole batch."""
+    values = step.y[rows]
+    inner = (fractions != 1.0).nonzero().flatten()
+    if not len(inner):
+        return values
+    inner_rows, inner_fractions = rows[inner], fractions[inner]
+    if read_out == "interpolate":
+        stages = method.extend(f, t, t_end, y, step.stages)
+        weights = [weight.to(y.dtype) for weight in method.output_weights(inner_fractions)]
+        h = (t_end - t).to(y.dtype).unsqueeze(-1)[inner_rows]
+        found = interpolate(weights, h, y[inner_rows], [stage[inner_rows] for stage in stages])
+        return values.index_put((inner,), found)
+    for entries, entry_rows in restep_ranks(inner_rows):
+        short = method.step(f, t, short_end(t, t_end, entry_rows, inner_fractions[entries]), y, carry)
+        values = values.index_put((inner[entries],), short.y[entry_rows])
+    return values
+
+
+def short_end(t: Tensor, t_end: Tensor, rows: Tensor, fractions: Tensor) -> Tensor:
+    """t + θh for ``rows``, t itself for the others: where the short steps of one round end, ``(B,)``."""
+    return t + torch.zeros_like(t).index_put((rows,), fractions * (t_end - t)[rows])
+
+
+class OutputBoard:
+    """The outputs of one solve, filled chunk by chunk."""
+
+    def __init__(self, span: Span, times: Tensor, y0: Tensor, read_out: ReadOut) -> None:
+        """``times`` ``(B, T)`` lie within the span of their row; those on its start are ``y0`` ``(B, dim)``."""
+        self.span, self.times, self.read_out = span, times, read_out
+        at_start = times == span.t0.unsqueeze(-1)
+        self.pending = ~at_start
+        self.values = torch.where(at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
+
+    def read(self, f: FieldFunction, method: Method, trials: Sequence[Trial]) -> Tensor:
+        """Fill in what lies inside the accepted trials; returns the field evaluations this took, ``(B,)``."""
+        accept = torch.stack([trial.accept for trial in trials])
+        order, t, t_end = pack(
+            accept, torch.stack([trial.t for trial in trials]), torch.stack([trial.t_end for trial in trials])
+        )
+        count = accept.sum(0)
+        spent = torch.zeros_like(count)
+        if not len(t):
+            return spent
+        sign = self.span.direction
+        reached = torch.where(count > 0, t_end.gather(0, (count - 1).clamp(min=0).unsqueeze(0)).squeeze(0), torch.nan)
+        near = 4 * torch.finfo(torch.float64).eps * self.times.abs()
+        wanted = self.pending & (sign.unsqueeze(-1) * self.times - near <= (sign * reached).unsqueeze(-1))
+        plan = plan_outputs(t, t_end, count, self.span, self.times, wanted)
+        if not len(plan.rows):
+            return spent
+        self.pending = self.pending & ~wanted
+        index = order[plan.slots, plan.rows]
+        fast = self.read_out == "interpolate" and not method.extra_evaluations
+        values = self._at_once(method, trials, plan, index) if fast else None
+        if values is None:
+            values, spent = self._trial_by_trial(f, method, trials, plan, index)
+        self.values[plan.rows, plan.columns] = values
+        return spent
+
+    def _at_once(self, method: Method, trials: Sequence[Trial], plan: OutputPlan, index: Tensor) -> Tensor:
+        """All outputs of the chunk from the stages the steps have left."""
+        h = torch.stack([trial.t_end - trial.t for trial in trials])[index, plan.rows].unsqueeze(-1)
+        y = torch.stack([trial.y for trial in trials])[index, plan.rows]
+        ends = torch.stack([trial.step.y for trial in trials])[index, plan.rows]
+        stages = [
+            torch.stack([trial.step.stages[i] for trial in trials])[index, plan.rows] for i in range(len(trials[0].step.stages))
+        ]
+        weights = [weight.to(y.dtype) for weight in method.output_weights(plan.fractions)]
+        inside = interpolate(weights, h.to(y.dtype), y, stages)
+        return torch.where((plan.fractions == 1.0).unsqueeze(-1), ends, inside)
+
+    def _trial_by_trial(
+        self, f: FieldFunction, method: Method, trials: Sequence[Trial], plan: OutputPlan, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs that need further evaluations, made once for each trial that holds one."""
+        values = self.values.new_empty(len(plan.rows), self.values.shape[-1])
+        spent = torch.zeros(len(self.times), dtype=torch.int64, device=self.times.device)
+        for number in index.unique().tolist():
+            trial = trials[number]
+            entries = (index == number).nonzero().flatten()
+            rows, fractions = plan.rows[entries], plan.fractions[entries]
+            values[entries] = read_slot(
+                f, method, self.read_out, trial.t, trial.t_end, trial.y, trial.carry, trial.step, rows, fractions
+            )
+            inner = rows[fractions != 1.0]
+            if self.read_out == "interpolate":
+                spent[inner.unique()] += method.extra_evaluations
+            else:
+                spent += method.evaluations * torch.bincount(inner, minlength=len(spent))
+        return values, spent

@@ -1,0 +1,98 @@
+"""What the loop leaves behind: the accepted steps of each trajectory, packed at its own count.
+
+A record is where a step started, at which time, and where it ended in time. That is all a gradient needs, since the step
+can be made again from it bit by bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physnode.engine.controllers import Span
+
+__all__ = ["OutputPlan", "Records", "pack", "plan_outputs"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """Accepted steps. Slot n of row b is that trajectory's own n-th step; beyond its count it has zero length."""
+
+    t: Tensor
+    """``(N, B)`` float64: where steps start."""
+    t_end: Tensor
+    """``(N, B)`` float64: where they end."""
+    y: Tensor
+    """``(N, B, dim)``: the state they start from; a safe state beyond a row's count."""
+    count: Tensor
+    """``(B,)``: steps of each row."""
+
+    @property
+    def slots(self) -> int:
+        """The largest count."""
+        return self.t.shape[0]
+
+    def active(self, slot: int) -> Tensor:
+        """Rows that made a step in this slot, ``(B,)``."""
+        return slot < self.count
+
+
+def pack(accept: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Move each row's accepted trials ``(K, B)`` to the front, in order, and cut to the largest count.
+
+    Returns the permutation ``(N, B)`` of trial indices, then each of ``values`` ``(K, B, ...)`` packed.
+    """
+    if bool(accept.all()):
+        trials = torch.arange(accept.shape[0], device=accept.device).unsqueeze(-1).expand(accept.shape)
+        return trials, *values
+    slots = int(accept.sum(0).max())
+    order = (~accept).to(torch.int8).argsort(dim=0, stable=True)[:slots]
+    packed = []
+    for value in values:
+        index = order.reshape(*order.shape, *[1] * (value.ndim - 2)).expand(slots, *value.shape[1:])
+        packed.append(value.gather(0, index))
+    return order, *packed
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """Where each requested output lies: in which slot of its row, and at which fraction of the step.
+
+    Entries are sorted by slot. Outputs at the start of the span have no entry: they are y0 itself. ``fraction`` 1 means the
+    step's own end, to the last bit.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    slots: Tensor
+    fractions: Tensor
+    offsets: list[int]
+
+    def within(self, slot: int) -> slice:
+        """The entries of one slot."""
+        return slice(self.offsets[slot], self.offsets[slot + 1])
+
+
+def plan_outputs(t: Tensor, t_end: Tensor, count: Tensor, span: Span, times: Tensor, wanted: Tensor) -> OutputPlan:
+    """Locate the ``wanted`` entries ``(B, T)`` of ``times`` among packed steps ``t``, ``t_end`` ``(N, B)``.
+
+    A time within four units in the last place of a step's end is that end.
+    """
+    slots_total = t.shape[0]
+    rows, columns = wanted.nonzero(as_tuple=True)
+    sign = span.direction.unsqueeze(-1)
+    beyond = torch.arange(slots_total, device=t.device).unsqueeze(-1) >= count
+    ends = torch.where(beyond, torch.inf, span.direction * t_end).T.contiguous()
+    near = 4 * torch.finfo(torch.float64).eps * times.abs()
+    slots = torch.searchsorted(ends, (sign * times - near).contiguous())[rows, columns]
+    slots = torch.minimum(slots, (count[rows] - 1).clamp(min=0))
+    start, end, time = t[slots, rows], t_end[slots, rows], times[rows, columns]
+    length = torch.where(end == start, 1.0, end - start)
+    at_end = (time - end).abs() <= 4 * torch.finfo(torch.float64).eps * torch.maximum(time.abs(), end.abs())
+    fractions = torch.where(at_end, 1.0, (time - start) / length)
+    order = slots.argsort(stable=True)
+    slots = slots[order]
+    offsets = torch.searchsorted(slots, torch.arange(slots_total + 1, device=t.device)).tolist()
+    return OutputPlan(rows[order], columns[order], slots, fractions[order], offsets)

@@ -1,0 +1,61 @@
+"""How a trajectory ended, and what the error says when it ended badly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+from torch import Tensor
+
+__all__ = ["Status", "describe_failures"]
+
+
+class Status(IntEnum):
+    """The state of one trajectory; every value but RUNNING is final."""
+
+    RUNNING = -1
+    OK = 0
+    TOO_MANY_STEPS = 1
+    STEP_UNDERFLOW = 2
+    NON_FINITE = 3
+
+
+_REASONS = {
+    Status.TOO_MANY_STEPS: (
+        "took max_steps trial steps without reaching the end",
+        "raise max_steps, loosen the tolerances, or check that the time unit fits the motion",
+    ),
+    Status.STEP_UNDERFLOW: (
+        "needs steps too short to move the time",
+        "the solution is singular (a collision, a blow-up) or far too stiff there; shorten the span or soften the field",
+    ),
+    Status.NON_FINITE: (
+        "met a field value or a state that is not finite",
+        "check the field at that time and state (a division by zero, an overflow, a logarithm of a negative number)",
+    ),
+}
+_SHOWN = 5
+
+
+def describe_failures(status: Tensor, reached: Tensor, batch: Sequence[int]) -> str:
+    """One line a kind of failure: which trajectories, when, why, and what to do. Empty if all went well."""
+    lines = []
+    for kind, (reason, remedy) in _REASONS.items():
+        rows = (status == kind).nonzero().flatten().tolist()
+        if rows:
+            shown = ", ".join(f"{_index(row, batch)} at t = {float(reached[row]):.6g}" for row in rows[:_SHOWN])
+            more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+            noun = "trajectory" if len(rows) == 1 else "trajectories"
+            lines.append(f"{noun} {shown}{more}: {reason}; {remedy}")
+    return "\n".join(lines)
+
+
+def _index(row: int, batch: Sequence[int]) -> str:
+    """A row of the flattened batch as the user's own index."""
+    if not batch:
+        return "(the only one)"
+    index = []
+    for size in reversed(batch):
+        row, part = divmod(row, size)
+        index.append(part)
+    return str(index[0]) if len(index) == 1 else str(tuple(reversed(index)))

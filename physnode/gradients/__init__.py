@@ -1,0 +1,31 @@
+"""How a solve is differentiated: whoever reads the records of its accepted steps.
+
+All of them give the exact gradient of the solve that was made, step sizes held constant (the search for steps, the starting
+step and the controller carry no gradient).
+"""
+
+from __future__ import annotations
+
+from physnode.errors import InputError
+from physnode.gradients.aca import ACA
+from physnode.gradients.base import Gradient
+from physnode.gradients.direct import Direct
+from physnode.gradients.replay import Replay
+from physnode.gradients.symplectic import SymplecticAdjoint
+
+__all__ = ["ACA", "Direct", "Gradient", "Replay", "SymplecticAdjoint", "get"]
+
+_GRADIENTS: dict[str, type[Gradient]] = {"direct": Direct, "aca": ACA, "symplectic": SymplecticAdjoint}
+
+
+def get(gradient: str | Gradient) -> Gradient:
+    """The gradient method itself, or the one of that name.
+
+    Raises:
+        InputError: an unknown name; the message lists the known ones.
+    """
+    if isinstance(gradient, Gradient):
+        return gradient
+    if isinstance(gradient, str) and gradient in _GRADIENTS:
+        return _GRADIENTS[gradient]()
+    raise InputError(f"unknown gradient {gradient!r}. Known gradients: {', '.join(_GRADIENTS)}")

@@ -1,0 +1,24 @@
+"""``Direct``: the accepted steps made again with a graph, and differentiated by autograd.
+
+Exact; memory grows with steps times stages times the graph of one evaluation. Forward storage: the whole graph; backward
+evaluations: none. It is the reference that the other gradients are held against.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from physnode.gradients.base import Gradient
+from physnode.gradients.replay import Replay
+
+__all__ = ["Direct"]
+
+
+class Direct(Gradient):
+    """Backpropagation through the accepted steps."""
+
+    name = "direct"
+
+    def attach(self, replay: Replay, values: Tensor, y0: Tensor) -> Tensor:
+        """The replayed outputs, with their graph."""
+        return replay.run(replay.f, y0)

@@ -1,0 +1,157 @@
+"""What ``solve`` returns: the trajectories, how each of them ended, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from physnode.engine.status import describe_failures
+from physnode.errors import InputError
+from physnode.fields import VectorField
+from physnode.gradients import Gradient, Replay
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Piece", "Solution", "Statistics"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts of one solve, each of shape ``(*batch,)``."""
+
+    accepted: Tensor
+    """Steps that were kept."""
+    rejected: Tensor
+    """Trial steps that failed the error test."""
+    evaluations: Tensor
+    """Evaluations of the field on behalf of this trajectory, the starting step and the outputs included."""
+
+    def __str__(self) -> str:
+        parts = ((name, getattr(self, name)) for name in ("accepted", "rejected", "evaluations"))
+        return ", ".join(f"{name} {_range(value)}" for name, value in parts)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The solve in one direction from the epoch of y0."""
+
+    replay: Replay
+    y0: Tensor
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Trajectories at the requested times.
+
+    ``ts`` ``(T,)`` or ``(*batch, T)`` in float64; ``ys`` ``(*batch, T, dim)``; ``status`` ``(*batch,)`` of
+    :class:`physnode.engine.status.Status` values (0 means the end was reached). Where a trajectory failed, ``ys`` is NaN
+    from there on.
+    """
+
+    ts: Tensor
+    ys: Tensor
+    stats: Statistics
+    status: Tensor
+    reached: Tensor
+    """The last time each trajectory got to, ``(*batch,)``."""
+    field: VectorField
+    gradient: Gradient
+    pieces: tuple[Piece, ...]
+    """The accepted steps, forward and backward from the epoch; empty unless ``dense`` or a gradient was asked for."""
+    dense: bool
+
+    @property
+    def ok(self) -> Tensor:
+        """Which trajectories reached their end, ``(*batch,)`` bool."""
+        return self.status == 0
+
+    @property
+    def failures(self) -> str:
+        """One line a kind of failure, naming trajectories, times and remedies; empty if there is none."""
+        batch = tuple(self.status.shape)
+        return describe_failures(self.status.reshape(-1), self.reached.reshape(-1), batch)
+
+    def at(self, times: Sequence[float] | Tensor | np.ndarray[Any, Any] | float) -> Tensor:
+        """States at any times inside the span, from the recorded steps; needs ``dense=True``.
+
+        Args:
+            times: a number, ``(T',)`` or ``(*batch, T')``, in any order.
+
+        Returns:
+            ``(*batch, T', dim)``, or ``(*batch, dim)`` for a number; differentiable like ``ys``.
+
+        Raises:
+            InputError: the solve was not dense, or a time lies outside its span.
+        """
+        if not self.dense:
+            raise InputError("sol.at needs the steps of the solve; call solve(..., dense=True)")
+        wanted = torch.as_tensor(times, dtype=torch.float64, device=self.ys.device).detach()
+        scalar = wanted.ndim == 0
+        batch = tuple(self.status.shape)
+        rows = max(1, self.status.numel())
+        wanted = wanted.reshape(1) if scalar else wanted
+        wanted = wanted.expand(*batch, wanted.shape[-1]).reshape(rows, -1)
+        low = torch.stack([torch.minimum(p.replay.span.t0, p.replay.span.t1) for p in self.pieces]).amin(0).unsqueeze(-1)
+        high = torch.stack([torch.maximum(p.replay.span.t0, p.replay.span.t1) for p in self.pieces]).amax(0).unsqueeze(-1)
+        outside = (wanted < low) | (wanted > high)
+        if bool(outside.any()):
+            raise InputError(
+                f"sol.at was asked for t = {float(wanted[outside][0]):.6g}, outside the solved span "
+                f"[{float(low.min()):.6g}, {float(high.max()):.6g}]; solve for a longer span"
+            )
+        values: Tensor | None = None
+        for piece in self.pieces:
+            span = piece.replay.span
+            mine = (wanted - span.t0.unsqueeze(-1)) * span.direction.unsqueeze(-1) >= 0
+            replay = piece.replay.at(torch.where(mine, wanted, span.t0.unsqueeze(-1)))
+            with torch.no_grad():
+                found = replay.run(replay.f, piece.y0)
+            if torch.is_grad_enabled() and (piece.y0.requires_grad or replay.theta):
+                found = self.gradient.attach(replay, found, piece.y0)
+            values = found if values is None else torch.where(mine.unsqueeze(-1), found, values)
+        assert values is not None
+        shaped = values.reshape(*batch, wanted.shape[-1], values.shape[-1])
+        return shaped.squeeze(-2) if scalar else shaped
+
+    def invariants(self) -> dict[str, Tensor]:
+        """What the field says is conserved, along the trajectories: each ``(*batch, T)``.
+
+        Raises:
+            InputError: the field declares no invariants (a sum with a learned term declares none).
+        """
+        times = self.ts.to(self.ys.dtype).expand(self.ys.shape[:-1]).unsqueeze(-1)
+        found = self.field.invariants(times, self.ys)
+        if not found:
+            raise InputError(f"{type(self.field).__name__} declares no invariants; ask the known term of a sum, or write them")
+        return found
+
+    def plot(self) -> Figure:
+        """Each component against time, one line a trajectory; a matplotlib figure that is not shown."""
+        from matplotlib.figure import Figure
+
+        dim = self.ys.shape[-1]
+        figure = Figure(figsize=(8, 1.5 + 1.4 * dim), layout="constrained")
+        axes = figure.subplots(dim, 1, sharex=True, squeeze=False)[:, 0]
+        values = self.ys.detach().cpu().reshape(-1, self.ys.shape[-2], dim)
+        times = self.ts.cpu().expand(self.ys.shape[:-1]).reshape(-1, self.ys.shape[-2])
+        for component, axis in enumerate(axes):
+            for row in range(len(values)):
+                axis.plot(times[row].numpy(), values[row, :, component].numpy(), linewidth=1)
+            axis.set_ylabel(f"y[{component}]")
+        axes[-1].set_xlabel("t")
+        return figure
+
+    def __repr__(self) -> str:
+        good = int(self.ok.sum())
+        return f"Solution(ys={tuple(self.ys.shape)}, ok={good} of {max(1, self.ok.numel())}, {self.stats})"
+
+
+def _range(value: Tensor) -> str:
+    low, high = int(value.min()), int(value.max())
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,257 @@
+"""``solve``: where the engine and the gradients meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from physnode import gradients
+from physnode.engine import methods
+from physnode.engine.controllers import Adaptive, Controller, Span
+from physnode.engine.families.base import Method
+from physnode.engine.field_function import FieldFunction, Traced, trace
+from physnode.engine.loop import Setting, Trace, integrate
+from physnode.engine.readout import OutputBoard, ReadOut, choose_read_out
+from physnode.engine.status import Status
+from physnode.errors import GradientError, InputError, SolveError
+from physnode.fields import VectorField, as_field
+from physnode.gradients import Gradient, Replay
+from physnode.solution import Piece, Solution, Statistics
+
+__all__ = ["FieldLike", "solve"]
+
+FieldLike: TypeAlias = VectorField | nn.Module | Callable[[Tensor, Tensor], Tensor]
+ArrayLike: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any] | float
+
+
+def solve(
+    field: FieldLike,
+    y0: ArrayLike,
+    ts: ArrayLike,
+    *,
+    t0: ArrayLike | None = None,
+    method: str | Method = "tsit5",
+    controller: Controller | None = None,
+    gradient: str | Gradient = "aca",
+    read_out: str = "auto",
+    dense: bool = False,
+    max_steps: int = 100_000,
+    on_failure: str = "raise",
+) -> Solution:
+    """Solve dy/dt = field(t, y) from ``y0``, each trajectory with its own steps.
+
+    Args:
+        field: a :class:`physnode.VectorField`, an ``nn.Module`` or a function of (t, y); y has shape ``(*batch, dim)`` and t
+            that of ``y[..., :1]``.
+        y0: state at ``t0``, ``(*batch, dim)``; lists and NumPy arrays become float64.
+        ts: output times, ``(T,)`` or ``(*batch, T)``, strictly increasing or strictly decreasing.
+        t0: epoch of ``y0``, a number or ``(*batch,)``; by default the first output time. Inside ``ts``, the solve goes both
+            ways from it.
+        method: a value of :mod:`physnode.methods`, or its name.
+        controller: :class:`physnode.Adaptive` (default) or :class:`physnode.Fixed`.
+        gradient: :class:`physnode.ACA` (default), ``SymplecticAdjoint``, ``Direct``, or a name. All are exact for the steps
+            taken; step sizes carry no gradient.
+        read_out: outputs inside a step by the method's continuous extension (``"interpolate"``), by a step of their own with
+            the method's full order (``"restep"``), or the first where the method has one (``"auto"``).
+        dense: keep the steps, so that ``sol.at(times)`` works.
+        max_steps: trial steps that one trajectory may take in one direction.
+        on_failure: ``"raise"``, or ``"report"``: failed trajectories are NaN from their failure on, and ``sol.status`` and
+            ``sol.failures`` say why; the others are untouched.
+
+    Returns:
+        A :class:`physnode.Solution` with ``ys`` of shape ``(*batch, T, dim)``.
+
+    Raises:
+        InputError: arguments that cannot be used.
+        SolveError: a trajectory failed and ``on_failure`` is ``"raise"``.
+        GradientError: a gradient is asked for of a field that draws random numbers or changes its buffers when called.
+    """
+    chosen, how = methods.get(method), gradients.get(gradient)
+    read = choose_read_out(chosen, read_out)
+    controller = Adaptive() if controller is None else controller
+    if not isinstance(controller, Controller):
+        raise InputError(f"controller must be pn.Adaptive(...) or pn.Fixed(dt); found {controller!r}")
+    if on_failure not in ("raise", "report"):
+        raise InputError(f'on_failure must be "raise" or "report"; found {on_failure!r}')
+    if not (isinstance(max_steps, int) and max_steps > 0):
+        raise InputError(f"max_steps must be a positive integer; found {max_steps!r}")
+    start = _state(y0)
+    batch = tuple(start.shape[:-1])
+    times, shown = _times(ts, start, batch)
+    epoch = _epoch(t0, times, start, batch)
+    flat = start.reshape(-1, start.shape[-1])
+    controller.check(chosen, start.dtype)
+    f = FieldFunction(as_field(field), batch, start.dtype)
+    chosen.check(f)
+    traced = trace(f, epoch, flat)
+    differentiable = torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta))
+    if differentiable:
+        _refuse_changing_fields(traced)
+    keep = differentiable or dense
+
+    ahead = times >= epoch.unsqueeze(-1)
+    behind = times < epoch.unsqueeze(-1)
+    ways: list[tuple[Tensor, Tensor]] = []
+    if bool(ahead.any()) or not bool(behind.any()):
+        ways.append((ahead, torch.where(ahead, times, epoch.unsqueeze(-1))))
+    if bool(behind.any()):
+        ways.append((behind, torch.where(behind, times, epoch.unsqueeze(-1))))
+
+    values: Tensor | None = None
+    traces: list[Trace] = []
+    pieces: list[Piece] = []
+    for number, (mine, wanted) in enumerate(ways):
+        found, piece = _one_way(f, chosen, controller, read, flat, epoch, wanted, traced, max_steps, keep, first=number == 0)
+        traces.append(found)
+        ys = found.ys
+        if piece is not None:
+            pieces.append(piece)
+            if differentiable:
+                ys = how.attach(piece.replay, ys, flat)
+        values = ys if values is None else torch.where(mine.unsqueeze(-1), ys, values)
+    assert values is not None
+
+    solution = Solution(
+        ts=shown,
+        ys=values.reshape(*batch, times.shape[-1], flat.shape[-1]),
+        stats=Statistics(*(_total(traces, name, batch) for name in ("accepted", "rejected", "evaluations"))),
+        status=torch.stack([found.status for found in traces]).amax(0).reshape(batch),
+        reached=_reached(traces, epoch).reshape(batch),
+        field=f.field,
+        gradient=how,
+        pieces=tuple(pieces),
+        dense=dense,
+    )
+    if on_failure == "raise" and not bool(solution.ok.all()):
+        raise SolveError(f'{solution.failures}\n(on_failure="report" returns the good trajectories)')
+    return solution
+
+
+def _one_way(
+    f: FieldFunction,
+    method: Method,
+    controller: Controller,
+    read: ReadOut,
+    y0: Tensor,
+    epoch: Tensor,
+    times: Tensor,
+    traced: Traced,
+    max_steps: int,
+    keep: bool,
+    *,
+    first: bool,
+) -> tuple[Trace, Piece | None]:
+    """Solve from the epoch to the farthest of ``times`` ``(B, T)``, which all lie on one side of it."""
+    offset = times - epoch.unsqueeze(-1)
+    farthest = offset.abs().argmax(-1, keepdim=True)
+    t1 = times.gather(-1, farthest).squeeze(-1)
+    span = Span(epoch, t1, torch.where(t1 < epoch, -1.0, 1.0))
+    with torch.no_grad():
+        start, derivative = y0.detach(), traced.derivative
+        good = torch.isfinite(start.sum(-1)) & torch.isfinite(derivative.sum(-1))
+        status = torch.where(t1 == epoch, int(Status.OK), int(Status.RUNNING))
+        status = torch.where(good, status, int(Status.NON_FINITE))
+        carry = method.start(f, epoch, start, derivative)
+        safe_y, safe_carry = start, carry
+        if not bool(good.all()) and bool(good.any()):
+            stand_in = int(good.nonzero()[0])
+            safe_y = torch.where(good.unsqueeze(-1), start, start[stand_in])
+            if carry is not None:
+                safe_carry = torch.where(good.unsqueeze(-1), carry, carry[stand_in])
+                carry = safe_carry
+            derivative = torch.where(good.unsqueeze(-1), derivative, derivative[stand_in])
+        setting = Setting(f, method, controller, span, safe_y, safe_carry, max_steps)
+        spent = int(first) + int(carry is not None and not method_shares_derivative(method, f))
+        board = OutputBoard(span, times, start, read)
+        found = integrate(setting, start, derivative, carry, status, board, keep_records=keep, spent=spent)
+    if found.records is None:
+        return found, None
+    ok = found.status == Status.OK
+    replay = Replay.of(f, method, read, span, found.records, times, found.reached, ok, traced.theta)
+    return found, Piece(replay, y0)
+
+
+def method_shares_derivative(method: Method, f: FieldFunction) -> bool:
+    """Whether the first step starts from f(t0, y0) itself, which is already known."""
+    return not isinstance(method, methods.Splitting) or f.drift_is_identity
+
+
+def _state(y0: ArrayLike) -> Tensor:
+    if isinstance(y0, Tensor):
+        state = y0
+        if not state.dtype.is_floating_point:
+            raise InputError(f"y0 must be a real floating-point tensor; found {state.dtype}. Convert it with y0.double()")
+    else:
+        state = torch.as_tensor(np.asarray(y0, dtype=np.float64))
+    if state.ndim == 0 or state.numel() == 0:
+        raise InputError(f"y0 must have shape (*batch, dim) with at least one entry; found {tuple(state.shape)}")
+    return state
+
+
+def _times(ts: ArrayLike, y0: Tensor, batch: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Output times as ``(B, T)``, and in the shape they were given."""
+    shown = _float64(ts, "ts", y0)
+    if shown.ndim == 0 or shown.shape[-1] == 0:
+        raise InputError(f"ts must have shape (T,) or (*batch, T) with at least one time; found {tuple(shown.shape)}")
+    if shown.ndim > 1 and tuple(shown.shape[:-1]) != batch:
+        raise InputError(
+            f"ts has leading axes {tuple(shown.shape[:-1])} but y0 has the batch {batch}; "
+            "give times of shape (T,) for all, or (*batch, T)"
+        )
+    times = shown.expand(*batch, shown.shape[-1]).reshape(max(1, y0.numel() // y0.shape[-1]), -1)
+    if not bool(torch.isfinite(times).all()):
+        raise InputError("ts holds times that are not finite")
+    steps = times.diff(dim=-1)
+    bad = ~((steps > 0).all(-1) | (steps < 0).all(-1))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        where = f" (trajectory {row})" if shown.ndim > 1 else ""
+        raise InputError(f"ts must be strictly increasing or strictly decreasing{where}; sort them and drop repeated times")
+    return times, shown
+
+
+def _epoch(t0: ArrayLike | None, times: Tensor, y0: Tensor, batch: tuple[int, ...]) -> Tensor:
+    if t0 is None:
+        return times[:, 0]
+    epoch = _float64(t0, "t0", y0)
+    if epoch.ndim and tuple(epoch.shape) != batch:
+        raise InputError(f"t0 must be a number or have the batch shape {batch}; found {tuple(epoch.shape)}")
+    if not bool(torch.isfinite(epoch).all()):
+        raise InputError("t0 is not finite")
+    return epoch.expand(batch).reshape(len(times)).clone()
+
+
+def _float64(value: ArrayLike, name: str, y0: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise InputError(f"{name} requires a gradient, but times are constants of a solve here; pass {name}.detach()")
+        if value.device != y0.device:
+            raise InputError(f"{name} is on {value.device} but y0 on {y0.device}; move one of them")
+        return value.to(torch.float64)
+    return torch.as_tensor(np.asarray(value, dtype=np.float64), device=y0.device)
+
+
+def _refuse_changing_fields(traced: Traced) -> None:
+    if traced.random or traced.stateful:
+        found = "draws random numbers (dropout?)" if traced.random else "changes its buffers (batch normalisation?)"
+        raise GradientError(
+            f"the field {found} when it is called, so the steps of a solve cannot be made again and a gradient would be "
+            "silently wrong; put the field into evaluation mode with field.eval(), or take the noise out of it"
+        )
+
+
+def _total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:
+    total: Tensor = torch.stack([getattr(found, name) for found in traces]).sum(0)
+    return total.reshape(batch)
+
+
+def _reached(traces: list[Trace], epoch: Tensor) -> Tensor:
+    """Where the worst direction of each trajectory ended."""
+    reached, status = traces[0].reached, traces[0].status
+    for found in traces[1:]:
+        reached = torch.where(found.status > status, found.reached, reached)
+    return reached
