@@ -200,7 +200,7 @@ class Adaptive(Controller):
         length = (span.t1 - span.t0).abs()
         memory = torch.cat((length.new_ones(len(length), 2), length.new_zeros(len(length), 1)), dim=-1)
         if self.first_step is not None:
-            return torch.full_like(length, self.first_step).clamp(max=self.max_step), memory, 0
+            return torch.full_like(length, self.first_step).clamp(self.min_step, self.max_step), memory, 0
         rtol, atol = self._scales(y)
         scale = atol + rtol * y.abs()
         d0, d1 = _rms(y / scale), _rms(derivative / scale)
@@ -213,8 +213,8 @@ class Adaptive(Controller):
         largest = torch.maximum(d1, d2)
         h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / (method.error_order + 1)))
         dt = torch.minimum(100 * h0, torch.nan_to_num(h1, nan=0.0, posinf=0.0))
-        dt = torch.where(dt > 0, dt, h0).clamp(max=self.max_step)
-        return self._shared(torch.minimum(dt, length), torch.amin), memory, 1
+        dt = torch.where(dt > 0, dt, h0).clamp(self.min_step, self.max_step)
+        return self._shared(torch.minimum(dt, length), length > 0), memory, 1
 
     def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
         """``t + dt``, or the end if that is no farther."""
@@ -237,6 +237,7 @@ class Adaptive(Controller):
         ratio = _combined([_rms(error / scale) for error in step.error])
         finite = torch.isfinite(ratio + step.y.sum(-1))
         ratio = torch.where(finite, ratio, torch.inf)
+        refused = ~(ratio <= 1)
         if not self.per_trajectory:
             ratio = torch.where(running, ratio, 0.0).amax().expand_as(ratio)
         accept = ratio <= 1
@@ -253,15 +254,17 @@ class Adaptive(Controller):
         factor = torch.where(accept & ~refused_before, factor, factor.clamp(max=1.0))
         length = (t_end - t).abs()
         smallest = self._smallest(t, length)
-        stuck = ~accept & (length <= smallest)
+        # the length of a trial differs from dt by rounding, or by the cut at the end of the span
+        stuck = refused & ((length <= smallest) | (dt <= smallest))
         dt_next = (length * factor).clamp(max=self.max_step)
         dt_next = torch.maximum(dt_next, smallest)
         moved = (running & accept).unsqueeze(-1)
         ratios = torch.where(moved, torch.stack((inverse, memory[:, 0]), dim=-1), memory[:, :2])
-        refused = torch.where(running, (~accept).to(memory.dtype), memory[:, 2])
-        memory = torch.cat((ratios, refused.unsqueeze(-1)), dim=-1)
+        refused_now = torch.where(running, (~accept).to(memory.dtype), memory[:, 2])
+        memory = torch.cat((ratios, refused_now.unsqueeze(-1)), dim=-1)
         dt_next = torch.where(running, dt_next, dt)
-        return Verdict(accept, self._shared(dt_next, torch.amin), memory, stuck)
+        arrived_short = accept & (length < dt * (1 - 1e-9))
+        return Verdict(accept, self._shared(dt_next, running & ~arrived_short & ~stuck), memory, stuck)
 
     def _smallest(self, t: Tensor, length: Tensor) -> Tensor:
         """The shortest step that still moves the time, or ``min_step``."""
@@ -274,10 +277,15 @@ class Adaptive(Controller):
             raise InputError(
                 f"atol has {atol.shape[-1]} entries for a state of {y.shape[-1]}; give one number or one per component"
             )
-        return rtol, atol.to(y)
+        # an atol of zero and a component at rest at zero would make 0 / 0
+        return rtol, atol.to(y).clamp(min=torch.finfo(y.dtype).tiny)
 
-    def _shared(self, dt: Tensor, smallest: object) -> Tensor:
-        return dt if self.per_trajectory else dt.amin().expand_as(dt).clone()
+    def _shared(self, dt: Tensor, involved: Tensor) -> Tensor:
+        """``dt`` itself, or, where steps are shared, the smallest among the trajectories that still move."""
+        if self.per_trajectory:
+            return dt
+        smallest = torch.where(involved, dt, torch.inf).amin()
+        return torch.where(torch.isfinite(smallest), smallest, dt)
 
 
 def _rms(x: Tensor) -> Tensor:
