@@ -152,16 +152,16 @@ class OutputBoard:
         """Outputs that need further evaluations, made once for each trial that holds one."""
         values = self.values.new_empty(len(plan.rows), self.values.shape[-1])
         spent = torch.zeros(len(self.times), dtype=torch.int64, device=self.times.device)
-        for number in index.unique().tolist():
+        for number in sorted(set(index.tolist())):
             trial = trials[number]
             entries = (index == number).nonzero().flatten()
             rows, fractions = plan.rows[entries], plan.fractions[entries]
             values[entries] = read_slot(
                 f, method, self.read_out, trial.t, trial.t_end, trial.y, trial.carry, trial.step, rows, fractions
             )
-            inner = rows[fractions != 1.0]
+            reads = torch.bincount(rows[fractions != 1.0], minlength=len(spent))
             if self.read_out == "interpolate":
-                spent[inner.unique()] += method.extra_evaluations
+                spent += method.extra_evaluations * (reads > 0)
             else:
-                spent += method.evaluations * torch.bincount(inner, minlength=len(spent))
+                spent += method.evaluations * reads
         return values, spent
