@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +89,7 @@ class Solution:
 
         Raises:
             InputError: the solve was not dense, or a time lies outside its span.
+            GradientError: a parameter of the field was changed in place since the solve.
         """
         if not self.dense:
             raise InputError("sol.at needs the steps of the solve; call solve(..., dense=True)")
@@ -96,10 +98,15 @@ class Solution:
         batch = tuple(self.status.shape)
         rows = max(1, self.status.numel())
         wanted = wanted.reshape(1) if scalar else wanted
+        if wanted.ndim > 1 and tuple(wanted.shape[:-1]) != batch:
+            raise InputError(
+                f"sol.at was given times with leading axes {tuple(wanted.shape[:-1])} for the batch {batch}; "
+                "give a number, (T,) for all, or (*batch, T)"
+            )
         wanted = wanted.expand(*batch, wanted.shape[-1]).reshape(rows, -1)
         low = torch.stack([torch.minimum(p.replay.span.t0, p.replay.span.t1) for p in self.pieces]).amin(0).unsqueeze(-1)
         high = torch.stack([torch.maximum(p.replay.span.t0, p.replay.span.t1) for p in self.pieces]).amax(0).unsqueeze(-1)
-        outside = (wanted < low) | (wanted > high)
+        outside = ~((wanted >= low) & (wanted <= high))
         if bool(outside.any()):
             raise InputError(
                 f"sol.at was asked for t = {float(wanted[outside][0]):.6g}, outside the solved span "
@@ -110,8 +117,7 @@ class Solution:
             span = piece.replay.span
             mine = (wanted - span.t0.unsqueeze(-1)) * span.direction.unsqueeze(-1) >= 0
             replay = piece.replay.at(torch.where(mine, wanted, span.t0.unsqueeze(-1)))
-            with torch.no_grad():
-                found = replay.run(replay.f, piece.y0)
+            found = replay.bound_to(replay.theta, partial(replay.read, piece.y0))
             if torch.is_grad_enabled() and (piece.y0.requires_grad or replay.theta):
                 found = self.gradient.attach(replay, found, piece.y0)
             values = found if values is None else torch.where(mine.unsqueeze(-1), found, values)

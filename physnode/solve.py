@@ -88,7 +88,8 @@ def solve(
     f = FieldFunction(as_field(field), batch, start.dtype)
     chosen.check(f)
     traced = trace(f, epoch, flat)
-    differentiable = torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta))
+    transformed = _inside_transform(how)
+    differentiable = transformed or (torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta)))
     if differentiable:
         _refuse_changing_fields(traced)
     keep = differentiable or dense
@@ -149,7 +150,8 @@ def _one_way(
     offset = times - epoch.unsqueeze(-1)
     farthest = offset.abs().argmax(-1, keepdim=True)
     t1 = times.gather(-1, farthest).squeeze(-1)
-    span = Span(epoch, t1, torch.where(t1 < epoch, -1.0, 1.0))
+    # a trajectory that does not move goes the way of the others: both ways of a two-way solve then differ for it too
+    span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))
     with torch.no_grad():
         start, derivative = y0.detach(), traced.derivative
         good = torch.isfinite(start.sum(-1)) & torch.isfinite(derivative.sum(-1))
@@ -165,7 +167,7 @@ def _one_way(
                 carry = safe_carry
             derivative = torch.where(good.unsqueeze(-1), derivative, derivative[stand_in])
         setting = Setting(f, method, controller, span, safe_y, safe_carry, max_steps)
-        spent = int(first) + int(carry is not None and not method_shares_derivative(method, f))
+        spent = int(first) * traced.calls + int(carry is not None and not method_shares_derivative(method, f))
         board = OutputBoard(span, times, start, read)
         found = integrate(setting, start, derivative, carry, status, board, keep_records=keep, spent=spent)
     if found.records is None:
@@ -186,7 +188,10 @@ def _state(y0: ArrayLike) -> Tensor:
         if not state.dtype.is_floating_point:
             raise InputError(f"y0 must be a real floating-point tensor; found {state.dtype}. Convert it with y0.double()")
     else:
-        state = torch.as_tensor(np.asarray(y0, dtype=np.float64))
+        array = np.asarray(y0)
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"y0 must hold real numbers; found an array of {array.dtype}")
+        state = torch.as_tensor(array.astype(np.float64))
     if state.ndim == 0 or state.numel() == 0:
         raise InputError(f"y0 must have shape (*batch, dim) with at least one entry; found {tuple(state.shape)}")
     return state
@@ -242,6 +247,23 @@ def _refuse_changing_fields(traced: Traced) -> None:
             f"the field {found} when it is called, so the steps of a solve cannot be made again and a gradient would be "
             "silently wrong; put the field into evaluation mode with field.eval(), or take the noise out of it"
         )
+
+
+def _inside_transform(gradient: Gradient) -> bool:
+    """Whether a torch.func transform is at work; it sees ``Direct`` only, and forward mode not at all."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        raise GradientError(
+            "forward-mode differentiation (jvp, jacfwd, dual tensors) through a solve would silently give zeros, so it is "
+            "refused; use reverse mode: torch.autograd.grad, or torch.autograd.functional.jacobian"
+        )
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    if not isinstance(gradient, gradients.Direct):
+        raise GradientError(
+            f'torch.func transforms (grad, vjp, jacrev, vmap) cannot see through gradient="{gradient.name}"; '
+            'use gradient="direct" inside them, or torch.autograd.grad outside'
+        )
+    return True
 
 
 def _total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:

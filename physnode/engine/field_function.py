@@ -1,7 +1,8 @@
 """The field as the engine calls it: ``f(t, y)`` with one row a trajectory, whatever the user's batch shape.
 
 One traced call at the start finds every tensor the field reads that wants a gradient, closed-over ones too, and refuses
-what would make a gradient silently wrong: a field that writes into its input, draws random numbers or changes its buffers.
+what would make a result silently wrong: a field that writes into its input or returns a tensor it will write into again. It
+also sees whether the field draws random numbers or changes tensors, which rules out a gradient.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ __all__ = ["FieldFunction", "Traced"]
 
 
 class FieldFunction:
-    """``f(t, y)`` for times ``(B,)`` in float64 and states ``(B, dim)``; the field sees ``(*batch, 1)`` and ``(*batch, dim)``."""
+    """``f(t, y)`` for times ``(B,)`` in float64 and states ``(B, dim)``.
+
+    The field itself sees ``(*batch, 1)`` and ``(*batch, dim)``.
+    """
 
     def __init__(self, field: VectorField, batch: Sequence[int], dtype: torch.dtype) -> None:
         self.field = field
         self.batch = tuple(batch)
         self.dtype = dtype
+        self.differentiates = False
+        """Whether the field calls ``torch.autograd.grad`` itself, and so needs a graph even where none is kept."""
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, shape ``(B, dim)``."""
@@ -54,8 +60,11 @@ class FieldFunction:
         return isinstance(self.field, SecondOrder)
 
     def _call(self, function: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Tensor:
-        out = function(t.to(self.dtype).view(*self.batch, 1), y.view(*self.batch, y.shape[-1]))
-        return out.reshape(y.shape)
+        time, state = t.to(self.dtype).view(*self.batch, 1), y.view(*self.batch, y.shape[-1])
+        if self.differentiates and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return function(time, state).detach().reshape(y.shape)
+        return function(time, state).reshape(y.shape)
 
 
 @dataclass(frozen=True)
@@ -67,37 +76,81 @@ class Traced:
     """Every tensor that the field reads and that requires a gradient: parameters first, then closed-over tensors."""
     random: bool
     stateful: bool
+    calls: int
+    """How often the field was called to find this out."""
 
 
 def trace(f: FieldFunction, t: Tensor, y: Tensor) -> Traced:
     """Call the field once at ``(t, y)``, without a graph, and look at what it reads and returns.
 
     Raises:
-        InputError: the field returns something that is no tensor of y's shape, dtype and device, or writes into ``y``.
+        InputError: the field returns something that is no tensor of y's shape, dtype and device, or writes into ``y``, ``t``
+            or a tensor that it returns every time.
     """
-    generator = torch.get_rng_state() if y.device.type == "cpu" else torch.cuda.get_rng_state(y.device)
-    buffers = [(buffer, buffer._version) for buffer in f.field.buffers()]
-    point, time = y.detach().clone(), t.detach().clone()
-    version = point._version
-    with torch.no_grad(), _Reads(point, time) as reads:
-        state = point.view(*f.batch, point.shape[-1])
-        value = f.field(time.to(f.dtype).view(*f.batch, 1), state)
+    generator = _generator_state(y)
+    buffers = [(buffer, _version(buffer)) for buffer in f.field.buffers()]
+    calls = 1
+    try:
+        value, state, reads = _call_once(f, t, y, graph=False)
+    except RuntimeError as problem:
+        # a field that calls torch.autograd.grad itself needs a graph even where the solve keeps none
+        try:
+            value, state, reads = _call_once(f, t, y, graph=True)
+        except RuntimeError:
+            raise problem from None
+        f.differentiates = True
+        calls = 2
     _check_output(value, state)
-    if point._version != version:
+    if reads.inputs_changed:
         raise InputError(
-            "the field writes into the state it is given, which changes the solver's own copy; "
+            "the field writes into the state or time it is given, which changes the solver's own copy; "
             "build the derivative out of place, for example with torch.cat or torch.stack"
+        )
+    written = reads.written()
+    if written:  # a tensor of the call's own, made where the mode could not see it, is another one in the next call
+        calls += 1
+        later = {id(tensor) for tensor in _call_once(f, t, y, graph=f.differentiates)[2].written()}
+        written = [tensor for tensor in written if id(tensor) in later]
+    if any(_share_memory(value, tensor) for tensor in written):
+        raise InputError(
+            "the field writes its result into a tensor that it keeps and returns at every call, so that each stage of a step "
+            "would overwrite the one before; return a new tensor"
         )
     parameters = [p for p in f.field.parameters() if p.requires_grad]
     known = {id(p) for p in parameters}
     extra = [tensor for tensor in reads.found if id(tensor) not in known]
-    after = torch.get_rng_state() if y.device.type == "cpu" else torch.cuda.get_rng_state(y.device)
     return Traced(
         derivative=value.detach().reshape(y.shape),
         theta=(*parameters, *extra),
-        random=not torch.equal(generator, after),
-        stateful=any(buffer._version != before for buffer, before in buffers),
+        random=not torch.equal(generator, _generator_state(y)),
+        stateful=bool(written) or any(_version(buffer) != before for buffer, before in buffers),
+        calls=calls,
     )
+
+
+def _call_once(f: FieldFunction, t: Tensor, y: Tensor, *, graph: bool) -> tuple[Tensor, Tensor, _Reads]:
+    point, time = y.detach().clone(), t.detach().to(f.dtype, copy=True)
+    before = _version(point), _version(time)
+    with torch.set_grad_enabled(graph), _Reads(point, time) as reads:
+        state = point.view(*f.batch, point.shape[-1])
+        value = f.field(time.view(*f.batch, 1), state)
+    reads.inputs_changed = (_version(point), _version(time)) != before
+    return value, state, reads
+
+
+def _generator_state(y: Tensor) -> Tensor:
+    return torch.cuda.get_rng_state(y.device) if y.device.type == "cuda" else torch.get_rng_state()
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was written to; inference tensors do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _share_memory(value: Tensor, tensor: Tensor) -> bool:
+    if value.device.type == "meta" or value.device != tensor.device:
+        return False
+    return value.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
 
 
 def _check_output(value: object, y: Tensor) -> None:
@@ -118,11 +171,13 @@ def _check_output(value: object, y: Tensor) -> None:
 
 
 class _Reads(TorchFunctionMode):
-    """Collects the tensors that require a gradient and were made outside the call."""
+    """Collects the tensors that were made outside the call: those that require a gradient, and those that are written to."""
 
     def __init__(self, *inputs: Tensor) -> None:
         super().__init__()
         self.found: list[Tensor] = []
+        self.inputs_changed = False
+        self._outside: list[tuple[Tensor, int]] = []
         self._seen = {id(tensor) for tensor in inputs}
         self._alive: list[Any] = list(inputs)  # keeps ids from being used again
 
@@ -132,13 +187,19 @@ class _Reads(TorchFunctionMode):
         for value in pytree.tree_leaves((args, kwargs or {})):
             if isinstance(value, Tensor) and id(value) not in self._seen:
                 self._note(value)
-                if value.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(value):
-                    self.found.append(value)
+                if not torch._C._functorch.is_functorch_wrapped_tensor(value):
+                    self._outside.append((value, _version(value)))
+                    if value.requires_grad:
+                        self.found.append(value)
         out = func(*args, **(kwargs or {}))
         for value in pytree.tree_leaves(out):
             if isinstance(value, Tensor):
                 self._note(value)
         return out
+
+    def written(self) -> list[Tensor]:
+        """Tensors from outside that the call wrote to."""
+        return [tensor for tensor, before in self._outside if _version(tensor) != before]
 
     def _note(self, tensor: Tensor) -> None:
         self._seen.add(id(tensor))

@@ -6,6 +6,8 @@ step and the controller carry no gradient).
 
 from __future__ import annotations
 
+import difflib
+
 from physnode.errors import InputError
 from physnode.gradients.aca import ACA
 from physnode.gradients.base import Gradient
@@ -28,4 +30,6 @@ def get(gradient: str | Gradient) -> Gradient:
         return gradient
     if isinstance(gradient, str) and gradient in _GRADIENTS:
         return _GRADIENTS[gradient]()
-    raise InputError(f"unknown gradient {gradient!r}. Known gradients: {', '.join(_GRADIENTS)}")
+    close = difflib.get_close_matches(str(gradient), _GRADIENTS, n=1)
+    hint = f' Did you mean "{close[0]}"?' if close else ""
+    raise InputError(f"unknown gradient {gradient!r}.{hint} Known gradients: {', '.join(_GRADIENTS)}")

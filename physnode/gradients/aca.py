@@ -1,4 +1,4 @@
-"""``ACA``: the Adaptive Checkpoint Adjoint. One accepted step at a time is made again with a graph, differentiated, and dropped.
+"""``ACA``: the Adaptive Checkpoint Adjoint. One accepted step at a time is made again with a graph, differentiated, dropped.
 
 Exact. Kept from the forward solve: times and states of the accepted steps; backward evaluations: as many as forward, without
 the search; graph alive at any time: one step's. Source: Zhuang et al., Adaptive Checkpoint Adjoint Method for Gradient
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from physnode.gradients.base import Swept
 from physnode.gradients.replay import Replay
+from physnode.gradients.variables import refuse_unknown
 
 __all__ = ["ACA"]
 
@@ -25,12 +26,14 @@ class ACA(Swept):
         """λ_n = (∂x_{n+1}/∂x_n)ᵀ λ_{n+1} and dL/dθ += (∂x_{n+1}/∂θ)ᵀ λ_{n+1}, outputs inside the step included."""
         to_theta = [torch.zeros_like(tensor) for tensor in theta]
         to_y = cotangents.new_zeros(cotangents.shape[0], cotangents.shape[2])
+        known = {id(tensor) for tensor in theta}
         for slot in reversed(range(replay.records.slots)):
             active = replay.records.active(slot).unsqueeze(-1)
             here = replay.plan.within(slot)
             with torch.enable_grad():
                 y = replay.records.y[slot].detach().requires_grad_()
                 step, values = replay.step(replay.f, slot, y)
+                refuse_unknown(known | {id(y)}, step.y, values)
                 back = torch.autograd.grad(
                     (step.y, values),
                     (y, *theta),

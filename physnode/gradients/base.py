@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physnode.gradients.replay import Replay, with_tensors
+from physnode.gradients.replay import Replay
+from physnode.gradients.variables import stand_ins
 
 __all__ = ["Gradient", "Swept"]
 
@@ -31,9 +32,7 @@ class Swept(Gradient):
 
     def attach(self, replay: Replay, values: Tensor, y0: Tensor) -> Tensor:
         """One autograd node for the whole solve; a second derivative goes through a replay with a graph, and is exact."""
-        names = {id(parameter): name for name, parameter in replay.f.field.named_parameters()}
-        named = [names.get(id(tensor)) for tensor in replay.theta]
-        out: Tensor = _SweepFunction.apply(self, replay, named, values, y0, *replay.theta)
+        out: Tensor = _SweepFunction.apply(self, replay.without_failures(), values, y0, *replay.theta)  # type: ignore[no-untyped-call]
         return out
 
     @abstractmethod
@@ -43,30 +42,31 @@ class Swept(Gradient):
 
 class _SweepFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, method: Swept, replay: Replay, names: list[str | None], values: Tensor, y0: Tensor, *theta: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, method: Swept, replay: Replay, values: Tensor, y0: Tensor, *theta: Tensor) -> Tensor:
         ctx.save_for_backward(y0, *theta)  # their versions are checked: a parameter edited since then raises
-        ctx.method, ctx.replay, ctx.names = method, replay, names
+        ctx.method, ctx.replay = method, replay
         return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        cotangents: Tensor = grads[0]
         y0, *theta = ctx.saved_tensors
+        method: Swept = ctx.method
         replay: Replay = ctx.replay
-        named = {name: tensor for name, tensor in zip(ctx.names, theta, strict=True) if name is not None}
-        wanted = [y0, *theta]
-        if torch.is_grad_enabled():
+        cotangents = torch.where(replay.ok.view(-1, 1, 1), grads[0], 0.0)
 
-            def again() -> tuple[Tensor | None, ...]:
-                ys = replay.run(replay.f, y0)
-                inputs = [tensor for tensor in wanted if tensor.requires_grad]
-                found = torch.autograd.grad(ys, inputs, cotangents, create_graph=True, allow_unused=True)
-                gradients = iter(found)
-                return tuple(next(gradients) if tensor.requires_grad else None for tensor in wanted)
+        def sweep() -> tuple[Tensor | None, ...]:
+            with stand_ins(theta, graph=False) as fresh:
+                to_y0, to_theta = method.sweep(replay, cotangents, fresh)
+            return to_y0 if y0.requires_grad else None, *to_theta
 
-            return (None, None, None, None, *with_tensors(replay.f.field, named, again))
-        safe = torch.where(replay.ok.view(-1, 1, 1), cotangents, 0.0)
-        to_y0, to_theta = with_tensors(replay.f.field, named, lambda: ctx.method.sweep(replay, safe, tuple(theta)))
-        return (None, None, None, None, to_y0 if y0.requires_grad else None, *to_theta)
+        def again() -> tuple[Tensor | None, ...]:
+            with stand_ins((y0, *theta), graph=True) as fresh:
+                ys = replay.run(replay.f, fresh[0])
+                if not ys.requires_grad:
+                    return (None,) * len(fresh)
+                wanted = [tensor for tensor in fresh if tensor.requires_grad]
+                found = iter(torch.autograd.grad(ys, wanted, cotangents, create_graph=True, allow_unused=True))
+            return tuple(next(found) if tensor.requires_grad else None for tensor in fresh)
+
+        back = replay.bound_to(theta, again if torch.is_grad_enabled() else sweep)
+        return None, None, None, *back

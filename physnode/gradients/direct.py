@@ -6,6 +6,7 @@ evaluations: none. It is the reference that the other gradients are held against
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from physnode.gradients.base import Gradient
@@ -21,4 +22,5 @@ class Direct(Gradient):
 
     def attach(self, replay: Replay, values: Tensor, y0: Tensor) -> Tensor:
         """The replayed outputs, with their graph."""
-        return replay.run(replay.f, y0)
+        found = replay.without_failures().run(replay.f, y0)
+        return torch.where(replay.ok.view(-1, 1, 1), found, values)

@@ -16,6 +16,7 @@ from torch import Tensor
 from physnode.engine.readout import restep_ranks, short_end
 from physnode.gradients.base import Swept
 from physnode.gradients.replay import Replay
+from physnode.gradients.variables import refuse_unknown
 
 __all__ = ["SymplecticAdjoint"]
 
@@ -28,6 +29,7 @@ class SymplecticAdjoint(Swept):
     def sweep(self, replay: Replay, cotangents: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         """Each record's transposed step, with the cotangents of the outputs inside it entering the same stage sweep."""
         to_theta = [torch.zeros_like(tensor) for tensor in theta]
+        known = {id(tensor) for tensor in theta}
 
         def vjp(function: Callable[[Tensor], Tensor], point: Tensor, weight: Tensor) -> Tensor:
             with torch.enable_grad():
@@ -35,6 +37,7 @@ class SymplecticAdjoint(Swept):
                 value = function(x)
                 if not value.requires_grad:
                     return torch.zeros_like(point)
+                refuse_unknown(known | {id(x)}, value)
                 to_x, *parts = torch.autograd.grad(value, (x, *theta), weight, allow_unused=True)
             for total, part in zip(to_theta, parts, strict=True):
                 if part is not None:
