@@ -63,6 +63,7 @@ class VectorField(nn.Module):
         return {}
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """``forward``, with the hooks that every module has."""
         out: Tensor = super().__call__(t, y)
         return out
 
@@ -179,9 +180,10 @@ class Sum(VectorField):
 class SecondOrderSum(Sum, SecondOrder):
     """A sum of second-order fields is one: accelerations add, velocities do not."""
 
-    def __init__(self, *terms: VectorField) -> None:
-        super().__init__(*terms)
-        self.velocity_dependent = any(bool(term.velocity_dependent) for term in terms)  # type: ignore[arg-type]
+    @property
+    def velocity_dependent(self) -> bool:  # type: ignore[override]  # asked of the terms each time: freeing a damping changes it
+        """Whether any term's acceleration depends on the velocity."""
+        return any(bool(term.velocity_dependent) for term in self.terms)
 
     def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
         """The sum of the terms' accelerations."""
