@@ -232,6 +232,9 @@ def add(left: object, right: object) -> VectorField:
     ):
         if all(isinstance(term, structure) for term in terms):
             return kind(*terms)
+    second_order = [term for term in terms if isinstance(term, SecondOrder)]
+    if len(second_order) > 1:  # kept together, since q' = v must be counted once however the sum was written
+        return Sum(SecondOrderSum(*second_order), *(term for term in terms if not isinstance(term, SecondOrder)))
     return Sum(*terms)
 
 
@@ -258,7 +261,9 @@ def split_state(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _terms(field: VectorField) -> list[VectorField]:
-    return list(field.terms) if isinstance(field, Sum) else [field]  # type: ignore[arg-type]
+    if not isinstance(field, Sum):
+        return [field]
+    return [part for term in field.terms for part in _terms(as_field(term))]
 
 
 def _total(values: list[Tensor]) -> Tensor:
