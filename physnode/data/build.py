@@ -183,6 +183,8 @@ class _Builder:
             labels = None if given is None else tuple(map(str, given))
             if not _NAME.fullmatch(dim) or dim in schema.RESERVED:
                 raise InputError(f"'{dim}' cannot name an axis: letters, digits and _ only, and not a reserved name")
+            if labels is not None and not all(label.isprintable() for label in labels):
+                raise InputError(f"a label of axis '{dim}' holds a character that cannot be printed")
             if labels is not None and (len(labels) != size or len(set(labels)) < size):
                 raise InputError(f"axis '{dim}' of '{name}' has {size} entries and needs as many different labels")
             if size > schema.MAX_LABELS and labels is not None:
@@ -357,7 +359,7 @@ def _numbers(item: Any, what: str) -> Array:
         if found.dtype.kind not in "fiub":
             raise TypeError(f"type {found.dtype}")
         return found.astype(np.float32 if found.dtype == np.float32 else np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} must be real numbers in equal rows: {error}") from None
 
 

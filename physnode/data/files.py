@@ -161,4 +161,4 @@ def _spread(values: Any) -> dict[str, float] | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    return clean(value, 2000) if isinstance(value, str) and not value.isprintable() and "\n" not in value else value
+    return "\n".join(clean(line, 2000) for line in value.split("\n")) if isinstance(value, str) else value

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from physnode.data import schema
+from physnode.data.findings import clean
 from physnode.data.table import Array, Table, Variable
 
 
@@ -124,7 +125,7 @@ def _full_sigma(table: Table, name: str, observed: Array) -> Tensor | None:
 def _instruments(code: Variable) -> tuple[str, ...]:
     """Names by code 0, 1, ...; a code without a name is called by its number."""
     flags = [int(flag) for flag in np.atleast_1d(code.attributes.get("flag_values", []))]
-    named = dict(zip(flags, str(code.attributes.get("flag_meanings", "")).split(), strict=False))
+    named = dict(zip(flags, map(clean, str(code.attributes.get("flag_meanings", "")).split()), strict=False))
     top = max([*flags, *code.values.tolist(), -1])
     return tuple(named.get(number, str(number)) for number in range(top + 1))
 

@@ -87,8 +87,11 @@ def load(path: str | os.PathLike[str]) -> Table:
     odd = [str(item) for item in findings.items if item.rule in ("M01", "M09") and item.severity == "warning"]
     if odd:
         warnings.warn(f"{clean(name, 400)}: {'; '.join(odd)}", UserWarning, stacklevel=3)
-    variables = {key: Variable(entry.dims, arrays[key], dict(entry.attributes)) for key, entry in header.entries.items()}
-    return Table(dict(header.sizes), dict(header.labels), variables, dict(header.attributes))
+    variables = {
+        key: Variable(entry.dims, arrays[key], {k: _text(v) for k, v in entry.attributes.items()})
+        for key, entry in header.entries.items()
+    }
+    return Table(dict(header.sizes), dict(header.labels), variables, {k: _text(v) for k, v in header.attributes.items()})
 
 
 @contextmanager
@@ -122,6 +125,11 @@ def _structure(header: Header, findings: Findings) -> bool:
 def _check(header: Header, read: Read, findings: Findings, *, quick: bool) -> None:
     if _structure(header, findings) and not findings.errors:
         check_content(header, read, findings, quick=quick)
+
+
+def _text(value: Any) -> Any:
+    """An attribute with bytes that are not UTF-8 shown as escapes, so that it can be printed and written again."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if isinstance(value, str) else value
 
 
 def _damage(dataset: Any, name: str) -> Damaged:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from physnode.data import schema
 from physnode.data.batching import Batch, collate
+from physnode.data.findings import clean
 from physnode.data.flat import Flat, Measured, flatten
 from physnode.data.gather import gather
 from physnode.data.table import Array, Table
@@ -263,7 +264,7 @@ class Trajectories(Dataset[Trajectory]):
         counts = {name: self.splits.count(name) for name in schema.SPLITS if name != "none"}
         splits = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         return (
-            f"Trajectories('{self.title}': {len(self)} trajector{'y' if len(self) == 1 else 'ies'}, {rows}"
+            f"Trajectories('{clean(self.title, 60)}': {len(self)} trajector{'y' if len(self) == 1 else 'ies'}, {rows}"
             f"{f', {splits}' if splits else ''}; time {self.units['time']}; {'; '.join(parts)})"
         )
 

@@ -267,7 +267,10 @@ def read_strings(dataset: Any, name: str, findings: Findings) -> list[str]:
             findings.add("S01", name, f"more than {schema.MAX_LABEL_BYTES} bytes of text")
             return []
         try:
-            out.append(raw.decode() if isinstance(raw, bytes) else str(raw))
+            text = raw.decode() if isinstance(raw, bytes) else str(raw)
+            if not text.isprintable():
+                findings.add("M04", name, "a label cannot be printed", value=text, cure="use printable text")
+            out.append(text)
         except UnicodeDecodeError:
             findings.add("M04", name, "a label is not UTF-8", value=clean(raw), cure="write it as UTF-8")
             out.append(clean(raw))

@@ -51,7 +51,7 @@ def save(path: str | os.PathLike[str], table: Table, *, overwrite: bool, command
             _flush(part, os.O_RDWR)
     except DataError:
         raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{shown}: could not be written: {clean(reason, 200)}; what was there before is untouched") from None
     return target

@@ -150,6 +150,15 @@ def test_an_existing_file_is_kept_unless_told(sample: data.Trajectories, sample_
     assert len(data.open(sample_file)[2]) == 150
 
 
+@pytest.mark.parametrize("attributes", [{"generator_config": "{"}, {"note": {"a": 1}}, {"schema": "mine"}, {"title": 3}])
+def test_attributes_that_break_the_schema_are_refused(
+    sample: data.Trajectories, tmp_path: Path, attributes: dict[str, object]
+) -> None:
+    with pytest.raises(DataError):
+        data.write(tmp_path / "x.h5", sample, attributes=attributes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_targets_that_cannot_be_written_are_named(sample: data.Trajectories, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a directory"):
         data.write(tmp_path, sample, overwrite=True)
@@ -220,3 +229,24 @@ def test_a_reader_keeps_the_old_values_through_a_replacement(sample: data.Trajec
         old = file["position"][...]
         data.write(sample_file, sample.select(every=3), overwrite=True)
         assert np.array_equal(file["position"][...], old, equal_nan=True)
+
+
+def test_a_file_of_schema_1_0_stays_readable() -> None:
+    """golden_1_0.h5 was written when schema 1.0 was released and must never be written again."""
+    golden = Path(__file__).with_name("golden_1_0.h5")
+    assert golden.stat().st_size < 50_000
+    assert data.validate(golden).findings == ()
+    found = data.open(golden)
+    assert found.ids == (7, 3)
+    assert found.splits == ("train", "test")
+    first, second = found
+    assert first.names == ("position[a,x]", "position[a,y]", "position[b,x]", "position[b,y]", "angle")
+    assert first.t.tolist() == [0.0, 0.5, 2.0]
+    assert first.y[0].tolist() == [0.0, 1.0, 2.0, 3.0, 0.25]
+    assert first.observed.tolist() == [[True] * 5, [True, True, False, False, True], [True] * 5]
+    assert first.sigma is not None
+    assert first.sigma[0].tolist() == [0.5, 0.5, 0.5, 0.5, 0.125]
+    assert second.parameters["mass"].tolist() == [3.0, 4.0]
+    assert second.observations["rate"].instruments == ("VLT", "Keck")
+    assert second.inputs["torque"].tolist() == [1.0, 2.0]
+    assert (second.time_origin, second.group, second.initial["angle"].item()) == (2451545.0, 1, 0.375)

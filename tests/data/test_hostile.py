@@ -250,3 +250,33 @@ def test_text_from_a_file_cannot_reach_the_terminal(edit: Edit) -> None:
     assert "\\x1b" in text
     assert len(text) < 700
     assert "\x1b" not in str(data.validate(path))
+
+
+def test_text_of_a_valid_file_is_shown_escaped(edit: Edit, tmp_path: Path) -> None:
+    def title(file: h5py.File) -> None:
+        file.attrs["title"] = "\x1b[2Jgone\nsecond"
+        file.attrs["comment"] = np.bytes_(b"caf\xe9")
+
+    path = edit(title)
+    found = data.open(path)
+    assert "\x1b" not in repr(found)
+    assert "\x1b" not in data.info(path)["title"]
+    report = data.validate(path)
+    assert [(item.rule, item.severity) for item in report.findings] == [("M10", "warning")]
+    assert data.info(data.write(tmp_path / "copy.h5", found))["attributes"]["comment"] == "caf\\xe9"
+
+
+def test_a_label_must_be_printable(edit: Edit) -> None:
+    path = edit(lambda file: file["body"].__setitem__(0, "\x1b[2J"))
+    assert "a label cannot be printed" in refused(path)
+
+
+def test_a_file_that_is_open_elsewhere_can_be_read_and_stays_open(sample_file: Path) -> None:
+    with h5py.File(sample_file) as file:
+        values = file["time"]
+        assert len(data.open(sample_file)) == 3
+        assert values[...].shape == (312,)
+    with pytest.raises(DataError):
+        data.open(sample_file.parent)
+    with h5py.File(sample_file, "r+") as file:
+        assert "time" in file
