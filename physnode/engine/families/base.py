@@ -10,10 +10,14 @@ from torch import Tensor
 
 from physnode.engine.field_function import FieldFunction
 
-__all__ = ["Method", "Step", "VectorJacobian"]
+__all__ = ["JacobianVector", "Method", "Step", "VectorJacobian"]
 
 VectorJacobian = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 """``vjp(function, x, w)``: J(x)ᵀ w for ``function`` at ``x``; what it owes to parameters is kept by whoever made it."""
+
+JacobianVector = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``jvp(function, x, dx)``: ``function(x)``, and its change ``(P, B, ·)`` for P directions ``dx`` ``(P, B, ·)`` at once; what
+parameters add to the change is put in by whoever made it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Method(ABC):
     def __repr__(self) -> str:
         return f"<method {self.name}, order {self.order}>"
 
-    def check(self, f: FieldFunction) -> None:
+    def check(self, f: FieldFunction) -> None:  # noqa: B027  # most methods take any field
         """Refuse a field whose structure the method cannot use.
 
         Raises:
@@ -85,4 +89,14 @@ class Method(ABC):
 
         Exact for the step as it was made, its size a constant, and done one evaluation of the field at a time, so that no
         more than one evaluation's graph is ever alive.
+        """
+
+    @abstractmethod
+    def push_forward(
+        self, f: FieldFunction, jvp: JacobianVector, t: Tensor, t_end: Tensor, y: Tensor, tangents: Tensor, *, outputs: bool = False
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The step's linearisation: end state, its change, stages, and their changes, for directions ``tangents (P, B, dim)``.
+
+        Exact for the step as it was made, its size a constant. Stages are all those of the continuous extension if ``outputs``
+        are to be read inside the step, else none.
         """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physnode.engine.families.base import Method, Step, VectorJacobian
+from physnode.engine.families.base import JacobianVector, Method, Step, VectorJacobian
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.tableaus import ButcherTableau
 
@@ -110,9 +110,29 @@ class ExplicitRungeKutta(Method):
             if weight is None:
                 continue
             time = self._time(i, t, t_end, span)
-            returned[i] = vjp(lambda x, time=time: f(time, x), points[i], weight)  # type: ignore[misc]
-            total = total + returned[i]
+            back = vjp(lambda x, time=time: f(time, x), points[i], weight)  # type: ignore[misc]
+            returned[i] = back
+            total = total + back
         return total
+
+    def push_forward(
+        self, f: FieldFunction, jvp: JacobianVector, t: Tensor, t_end: Tensor, y: Tensor, tangents: Tensor, *, outputs: bool = False
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """δX_i = δx + h Σ a_ij δk_j,  δk_i = J_i δX_i + F_i δθ,  δx(t + h) = δx + h Σ b_i δk_i."""
+        span = t_end - t
+        h = span.to(y.dtype).unsqueeze(-1)
+        stages: list[Tensor] = []
+        changes: list[Tensor] = []
+        for i in range(len(self._rows) if outputs else self.tableau.stages):
+            time, row = self._time(i, t, t_end, span), self._rows[i]
+            inner = any(row)
+            point = y + h * combine(row, stages) if inner else y
+            direction = tangents + h * combine(row, changes) if inner else tangents
+            value, change = jvp(lambda x, time=time: f(time, x), point, direction)  # type: ignore[misc]
+            stages.append(value)
+            changes.append(change)
+        end = y + h * combine(self.tableau.b, stages)
+        return end, tangents + h * combine(self.tableau.b, changes), tuple(stages), tuple(changes)
 
     def _stages(
         self,

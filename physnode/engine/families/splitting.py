@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physnode.engine.families.base import Method, Step, VectorJacobian
+from physnode.engine.families.base import JacobianVector, Method, Step, VectorJacobian
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.tableaus import SplittingTableau
 from physnode.errors import InputError
@@ -76,7 +76,10 @@ class Splitting(Method):
         cotangent: Tensor,
         stage_cotangents: Sequence[Tensor | None] = (),
     ) -> Tensor:
-        """Each kick and drift transposed, in reverse: λ_q += (∂F/∂q)ᵀ κ h λ_p after a kick, λ_p += (∂V/∂p)ᵀ δ h λ_q after a drift."""
+        """Each kick and drift transposed, in reverse.
+
+        λ_q += (∂F/∂q)ᵀ κ h λ_p after a kick, λ_p += (∂V/∂p)ᵀ δ h λ_q after a drift.
+        """
         span = t_end - t
         h = span.to(y.dtype).unsqueeze(-1)
         times = self._times(t, t_end, span)
@@ -100,6 +103,22 @@ class Splitting(Method):
             to_p = to_p + back
         to_q = to_q + vjp(lambda x: f.kick(t, x), positions[0], self.tableau.kicks[0] * h * to_p)
         return torch.cat((to_q, to_p), dim=-1)
+
+    def push_forward(
+        self, f: FieldFunction, jvp: JacobianVector, t: Tensor, t_end: Tensor, y: Tensor, tangents: Tensor, *, outputs: bool = False
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Each kick and drift linearised, in order."""
+        span = t_end - t
+        h = span.to(y.dtype).unsqueeze(-1)
+        (q, p), (dq, dp) = split_state(y), split_state(tangents)
+        force, change = jvp(lambda x: f.kick(t, x), q, dq)
+        p, dp = p + self.tableau.kicks[0] * h * force, dp + self.tableau.kicks[0] * h * change
+        for i, time in enumerate(self._times(t, t_end, span)):
+            rate, change = (p, dp) if f.drift_is_identity else jvp(lambda x, time=time: f.drift(time, x), p, dp)  # type: ignore[misc]
+            q, dq = q + self.tableau.drifts[i] * h * rate, dq + self.tableau.drifts[i] * h * change
+            force, change = jvp(lambda x, time=time: f.kick(time, x), q, dq)  # type: ignore[misc]
+            p, dp = p + self.tableau.kicks[i + 1] * h * force, dp + self.tableau.kicks[i + 1] * h * change
+        return torch.cat((q, p), dim=-1), torch.cat((dq, dp), dim=-1), (), ()
 
     def _times(self, t: Tensor, t_end: Tensor, span: Tensor) -> list[Tensor]:
         """The time after each drift; the last is the step's end itself."""

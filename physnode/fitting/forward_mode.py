@@ -1,0 +1,20 @@
+"""Jacobians column by column in forward mode, a bounded number of tangents at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["forward_jacobians"]
+
+
+def forward_jacobians(
+    function: Callable[[Tensor], tuple[Tensor, ...]], point: Tensor, chunk: int
+) -> tuple[Tensor, ...]:
+    """d function / d point for each output, shape ``(*output, n)``; ``chunk`` tangents are alive at once."""
+    columns: list[tuple[Tensor, ...]] = []
+    for basis in torch.eye(len(point), dtype=point.dtype).split(max(1, chunk)):
+        columns.append(torch.func.vmap(lambda v: torch.func.jvp(function, (point,), (v,))[1])(basis))
+    return tuple(torch.cat(parts).movedim(0, -1) for parts in zip(*columns, strict=True))

@@ -1,0 +1,173 @@
+"""The end of a fit: from the last vector of unknowns to a result with covariances, warnings and a fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from physnode.fitting.problem import Problem
+from physnode.fitting.result import FitResult
+from physnode.fitting.run_folder import RunFolder
+from physnode.fitting.uncertainty import Determination, combination, determine
+
+if TYPE_CHECKING:
+    from physnode.fitting.fit import Outcome
+
+__all__ = ["conclude"]
+
+_MOST_UNKNOWNS = 4000
+_STRONG = 0.95
+
+
+def conclude(
+    outcome: Outcome,
+    *,
+    absolute_sigma: bool | None,
+    settings: dict[str, Any],
+    spec: dict[str, Any] | None,
+    folder: RunFolder | None,
+) -> FitResult:
+    """Judge the outcome and put it into words and numbers."""
+    problem, x = outcome.problem, outcome.x
+    measured = problem.measured
+    with torch.no_grad():
+        solution = problem.solve(x, dense=True)
+        rows = problem.rows(x, solution)
+        difference = torch.where(problem.windows.mask, problem.windows.values - problem.predicted(solution), torch.nan)
+    residuals = tuple(difference[i, : len(t)] for i, t in enumerate(measured.t))
+    sigma = tuple(problem.sigma[i, : len(t)] for i, t in enumerate(measured.t))
+    warnings: list[str] = []
+    kept = torch.arange(problem.size)
+    if problem.size > _MOST_UNKNOWNS:
+        kept = torch.cat((torch.arange(len(problem.shared.free)), torch.arange(problem.shared.size, problem.size)))
+        warnings.append(
+            f"{problem.size} unknowns are too many for a joint covariance: errors take the network weights as given, so they "
+            "are too small"
+        )
+    with torch.no_grad():
+        jacobian = problem.jacobian(x, solution)[:, kept]
+    count = len(rows.data)
+    found = determine(jacobian[:count], jacobian[count:], _scores(problem, rows.data, jacobian[:count]))
+    chi2 = float(rows.data.square().sum())
+    dof = count - found.effective
+    absolute = measured.sigma is not None if absolute_sigma is None else absolute_sigma
+    factor = 1.0 if absolute or measured.sigma is None else chi2 / dof if dof > 0 else torch.inf
+    covariance, robust = _full(found.covariance * factor, kept, problem.size), _full(found.robust, kept, problem.size)
+    names = unknown_names(problem)
+    if dof <= 0:
+        warnings.append("there are at least as many effective unknowns as measurements: errors mean nothing")
+    if not bool(solution.ok.all()):
+        warnings.append(f"some trajectories could not be integrated to their end: {solution.failures}")
+    if not outcome.converged:
+        warnings.append(f"not converged: {outcome.reason}")
+    if not problem.states_free and measured.sigma is None:
+        warnings.append("initial states are taken as exact: if the first rows are noisy, the errors are far too small")
+    result = FitResult(
+        model=_fitted(problem, x),
+        shared=problem.shared,
+        x=x,
+        names=tuple(names),
+        covariance=covariance,
+        robust_covariance=robust,
+        initial_states=problem.split(x)[1].clone(),
+        states_free=problem.states_free,
+        measured=measured,
+        sigma=sigma,
+        sigma_source="given" if measured.sigma is not None else "estimated",
+        group_sigma=_levels(outcome),
+        residuals=residuals,
+        chi2=chi2,
+        dof=dof,
+        absolute_sigma=absolute,
+        converged=outcome.converged,
+        reason=outcome.reason,
+        warnings=tuple(warnings),
+        unidentified=tuple(_in_words(found, [names[i] for i in kept.tolist()], problem)),
+        history=outcome.history,
+        solver=problem.solver,
+        settings=settings,
+        observe=problem.observe,
+        spec=spec,
+    )
+    bounded = [scalar.name for scalar in problem.shared.free if result.at_bound(scalar.name)]
+    if bounded:
+        warnings.append(f"at a bound: {', '.join(bounded)}; their errors, and those correlated with them, mean little")
+        result = FitResult(**{**result.__dict__, "warnings": tuple(warnings)})
+    if folder is not None:
+        folder.conclude(result)
+    return result
+
+
+def unknown_names(problem: Problem) -> list[str]:
+    """One name for each unknown: parameters, then ``initial angle [trajectory 3]``."""
+    labels = getattr(problem.model, "labels", None) or _term_labels(problem) or [f"y[{i}]" for i in range(problem.dim)]
+    names = problem.shared.names
+    if problem.states_free:
+        names += [f"initial {label} [trajectory {number}]" for number in problem.measured.ids for label in labels]
+    return names
+
+
+def _term_labels(problem: Problem) -> Sequence[str] | None:
+    for module in problem.model.modules():
+        labels = getattr(module, "labels", None)
+        if labels is not None and len(labels) == problem.dim:
+            return list(labels)
+    return None
+
+
+def _scores(problem: Problem, data: Tensor, jacobian: Tensor) -> list[Tensor]:
+    """Scores of each trajectory by time, ``(n_i, unknowns)``: the sum over channels of Jᵀr."""
+    mask = problem.windows.mask
+    windows, times = mask.shape[:2]
+    place = torch.arange(windows * times).view(windows, times, 1).expand(mask.shape)[mask]
+    table = jacobian.new_zeros(windows * times, jacobian.shape[1]).index_add(0, place, jacobian * data.unsqueeze(-1))
+    by_window = table.view(windows, times, -1)
+    return [by_window[i, : len(t)][mask[i, : len(t)].any(-1)] for i, t in enumerate(problem.measured.t)]
+
+
+def _full(block: Tensor, kept: Tensor, size: int) -> Tensor:
+    """A covariance over the kept unknowns, as one over all: zero for those taken as given."""
+    if len(kept) == size:
+        return block
+    full = block.new_zeros(size, size)
+    full[kept.unsqueeze(-1), kept] = block
+    return full
+
+
+def _levels(outcome: Outcome) -> dict[str, float]:
+    if outcome.levels is None:
+        return {}
+    names, _ = outcome.problem.measured.groups
+    return {name: float(value) for name, value in zip(names, outcome.levels, strict=True)}
+
+
+def _fitted(problem: Problem, x: Tensor) -> Any:
+    model = problem.model
+    with torch.no_grad():
+        for name, value in problem.shared.unpack(problem.split(x)[0]).items():
+            model.get_parameter(name).copy_(value)
+    return model
+
+
+def _in_words(found: Determination, names: Sequence[str], problem: Problem) -> list[str]:
+    """Combinations that are not determined, and pairs of physical parameters that are strongly correlated."""
+    physical = len(problem.shared.free)
+    weights = problem.shared.size - physical
+    lines = []
+    for vector, ratio in found.weak:
+        share = float(vector[physical : physical + weights].square().sum())
+        if share < 0.5:
+            how = "not determined" if ratio < 1e-13 else "hardly determined"
+            lines.append(f"{how}: {combination(vector, names)}")
+    diagonal = found.covariance.diagonal()[:physical].sqrt()
+    for i in range(physical):
+        for j in range(i):
+            value = float(found.covariance[i, j] / (diagonal[i] * diagonal[j]))
+            if abs(value) > _STRONG:
+                lines.append(f"strongly correlated ({value:+.3f}): {names[j]} and {names[i]}")
+    return lines
+
+
