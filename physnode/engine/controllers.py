@@ -99,7 +99,7 @@ class Fixed(Controller):
 
     def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
         """The next point of the grid, or the end if that is nearer than 1e-9 of a step."""
-        length = (accepted + 1) * self.dt
+        length = (accepted + 1).to(span.t0.dtype) * self.dt
         beyond = length >= (span.t1 - span.t0).abs() - 1e-9 * self.dt
         return torch.where(beyond, span.t1, span.t0 + span.direction * length)
 
