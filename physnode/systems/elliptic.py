@@ -34,8 +34,8 @@ def incomplete_integral(phi: Array, m1: Array) -> Array:
 def amplitude(u: Array, m1: Array) -> Array:
     """am(u | 1 - m1), the inverse of F, for real u and 0 <= m1 <= 1; it grows beyond pi/2 with u.
 
-    Descending arithmetic-geometric means (Abramowitz and Stegun 16.4). The arc sine of that recursion loses half the digits
-    where its argument is near one, so it is taken as an arc tangent: a_n^2 - c_n^2 = b_n^2 gives its cosine exactly.
+    Descending arithmetic-geometric means (Abramowitz and Stegun 16.4). The arc sine of that recursion loses digits
+    where its argument is near one (five at m1 = 1e-24), so it is taken as an arc tangent: a_n^2 - c_n^2 = b_n^2 gives its cosine exactly.
     """
     u, m1 = np.broadcast_arrays(u, m1)
     limit: Any = m1 == 0.0
