@@ -89,6 +89,10 @@ class System(VectorField):
         """``n`` varied start states ``(n, dim)``, float64, the same for the same seed."""
         raise InputError(f"{type(self).__name__} does not offer start states; give y0 yourself.")
 
+    def number(self, name: str) -> float:
+        """The present value of a scalar constant, outside of any graph."""
+        return float(self.get_parameter(name).detach())
+
     def acts(self, name: str) -> bool:
         """Whether a constant has, or may get in a fit, any value other than zero."""
         value = self.get_parameter(name)

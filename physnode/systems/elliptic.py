@@ -35,7 +35,8 @@ def amplitude(u: Array, m1: Array) -> Array:
     """am(u | 1 - m1), the inverse of F, for real u and 0 <= m1 <= 1; it grows beyond pi/2 with u.
 
     Descending arithmetic-geometric means (Abramowitz and Stegun 16.4). The arc sine of that recursion loses digits
-    where its argument is near one (five at m1 = 1e-24), so it is taken as an arc tangent: a_n^2 - c_n^2 = b_n^2 gives its cosine exactly.
+    where its argument is near one (five at m1 = 1e-24), so it is taken as an arc tangent, whose second argument follows from
+    a_n^2 - c_n^2 = b_n^2 without cancellation.
     """
     u, m1 = np.broadcast_arrays(u, m1)
     limit: Any = m1 == 0.0

@@ -71,12 +71,12 @@ class Kepler(System, SecondOrder):
     def initial_states(self, n: int, seed: int = 0) -> Tensor:
         """``(n, 2 dimensions)`` states on ellipses: semi-major axis in [0.7, 1.3] length units, eccentricity in [0, 0.7].
 
-        Mean-free choices elsewhere: uniform eccentric anomaly, orientation, and (in space) cosine of the inclination.
+        Eccentric anomaly, orientation and (in space) the cosine of the inclination are uniform as well.
         """
         a, e, anomaly, turn, node, tilt = uniform(
             n, (0.7, 0.0, 0.0, 0.0, 0.0, -1.0), (1.3, 0.7, *(2 * torch.pi,) * 3, 1.0), seed
         ).unbind(-1)
-        gm = self.gm.detach().double().cpu()
+        gm = self.number("gm")
         minor, rate = torch.sqrt(1 - e**2), torch.sqrt(gm / a) / (1 - e * torch.cos(anomaly))
         along, across = torch.cos(turn), torch.sin(turn)
         plane = []
@@ -104,5 +104,5 @@ class Kepler(System, SecondOrder):
         q, v = split_state(state)
         if bool((q == 0).all(-1).any()):
             raise InputError("two bodies cannot start in the same place; found a position of zero in y0. Move it away.")
-        out = propagate(float(self.gm), elapsed.numpy(), q.numpy(), v.numpy())
+        out = propagate(self.number("gm"), elapsed.numpy(), q.numpy(), v.numpy())
         return torch.cat([torch.from_numpy(part) for part in out], dim=-1)

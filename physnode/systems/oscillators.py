@@ -57,7 +57,7 @@ class HarmonicOscillator(System, SecondOrder):
 
     def initial_states(self, n: int, seed: int = 0) -> Tensor:
         """``(n, 2)``: displacement in [-1, 1], velocity in [-1, 1] frequency."""
-        speed = float(self.frequency)
+        speed = self.number("frequency")
         return uniform(n, (-1.0, -speed), (1.0, speed), seed)
 
     def exact(self, ts: Any, y0: Any, *, t0: Any = None) -> Tensor:
@@ -70,7 +70,7 @@ class HarmonicOscillator(System, SecondOrder):
         t, state = time_grid(ts, y0, t0)
         self.check_state(state)
         q, v = split_state(state)
-        w, b = float(self.frequency), float(self.damping) / 2
+        w, b = self.number("frequency"), self.number("damping") / 2
         root = abs((w - b) * (w + b)) ** 0.5
         if w >= b:
             decay = torch.exp(-b * t)

@@ -64,7 +64,7 @@ class Pendulum(System, SecondOrder):
 
     def initial_states(self, n: int, seed: int = 0) -> Tensor:
         """``(n, 2)`` swings of up to about 2.5 rad: angle in [-2, 2], angular velocity in [-1, 1] frequency."""
-        speed = float(self.frequency)
+        speed = self.number("frequency")
         return uniform(n, (-2.0, -speed), (2.0, speed), seed)
 
     def exact(self, ts: Any, y0: Any, *, t0: Any = None) -> Tensor:
@@ -77,13 +77,13 @@ class Pendulum(System, SecondOrder):
         ``y0 (*batch, 2)`` is the state at ``t0``, by default the first of ``ts (T,)`` or ``(*batch, T)``. Returns
         ``(*batch, T, 2)``, float64 and without gradient. Raises InputError where damping is not zero.
         """
-        if bool(self.damping != 0):
+        if self.number("damping") != 0:
             raise InputError(
-                f"the exact solution is for damping = 0; found {float(self.damping)}. Integrate the damped pendulum instead."
+                f"the exact solution is for damping = 0; found {self.number('damping')}. Integrate the damped pendulum instead."
             )
         elapsed, state = time_grid(ts, y0, t0)
         self.check_state(state)
-        w = float(self.frequency)
+        w = self.number("frequency")
         t, q0, v0 = np.broadcast_arrays(w * elapsed.numpy(), *(state[..., i : i + 1].numpy() for i in (0, 1)))
         turns = np.round(q0 / (2 * pi))
         # a start with negative velocity is the mirror image of one with positive velocity

@@ -151,6 +151,17 @@ def test_velocity_dependence_is_declared_truly(system: System) -> None:
     assert same != system.velocity_dependent
 
 
+def test_free_constants_change_no_number(system: System) -> None:
+    starts = system.initial_states(3)
+    fixed = getattr(system, "exact", None)
+    fixed = fixed([0.0, 1.0], starts) if fixed and not getattr(system, "velocity_dependent", False) else None
+    system.set_free([name for name in system.domains if name != "damping"])
+    assert torch.equal(system.initial_states(3), starts)
+    assert not system.initial_states(3).requires_grad
+    if fixed is not None:
+        assert torch.equal(system.exact([0.0, 1.0], starts), fixed)
+
+
 def test_constants_of_a_trajectory_broadcast() -> None:
     y = Pendulum().initial_states(3)
     each = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
