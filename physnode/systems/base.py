@@ -33,6 +33,8 @@ class System(VectorField):
     """
 
     description: ClassVar[str] = ""
+    state_units: ClassVar[dict[str, str]] = {}
+    """Unit of each variable of the state, as files write it (``rad s-1``); those not named are dimensionless."""
 
     def declare(self, free: Sequence[str], **constants: object) -> None:
         """Store ``constants`` as float64 parameters, of which those named in ``free`` are to be fitted.

@@ -24,6 +24,7 @@ class HarmonicOscillator(System, SecondOrder):
     description: ClassVar[str] = "linear oscillator with friction"
     domains: ClassVar[dict[str, Domain]] = {"frequency": POSITIVE, "damping": NON_NEGATIVE}
     units: ClassVar[dict[str, str]] = {"frequency": "rad/s", "damping": "1/s"}
+    state_units: ClassVar[dict[str, str]] = {"displacement": "1", "velocity": "s-1"}
 
     frequency: Tensor
     damping: Tensor

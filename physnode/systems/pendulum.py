@@ -30,6 +30,7 @@ class Pendulum(System, SecondOrder):
     description: ClassVar[str] = "plane pendulum with linear friction"
     domains: ClassVar[dict[str, Domain]] = {"frequency": POSITIVE, "damping": NON_NEGATIVE}
     units: ClassVar[dict[str, str]] = {"frequency": "rad/s", "damping": "1/s"}
+    state_units: ClassVar[dict[str, str]] = {"angle": "rad", "angular_velocity": "rad s-1"}
 
     frequency: Tensor
     damping: Tensor
