@@ -100,7 +100,7 @@ class TestNeighbours:
 @pytest.mark.parametrize("harm", [nan_later, nan_at_once, blow_up, no_derivative])
 @pytest.mark.parametrize(("method", "controller"), WAYS[::2], ids=["tsit5", "rk4"])
 @pytest.mark.parametrize("gradient", ["direct", "aca", "symplectic"])
-def test_gradients_do_not_notice(self, harm: Harm, method: str, controller: Controller, gradient: str) -> None:
+def test_gradients_do_not_notice(harm: Harm, method: str, controller: Controller, gradient: str) -> None:
     found = []
     for marker in (1.0, -1.0):
         field, y0, sol = run(harm, marker, method, controller, gradient=gradient)
