@@ -1,10 +1,12 @@
 """Weigh Jupiter, Saturn, Uranus and Neptune from half a century of JPL's ephemeris.
 
 Known physics is Newton's law for five bodies: the four giants, and the Sun with the inner planets and the Moon taken as one
-body at their common centre of mass. The giants' masses start 10 % wrong; they and all initial states are fitted. The noise
-is not known beforehand (the data are an ephemeris, and the model leaves out relativity and the motion of the inner planets
-around the Sun), so one level a body is estimated from the residuals. Those are smooth curves, not white noise, which is why
-the robust error is the one to read.
+body at their common centre of mass. The giants' masses start 10 % wrong; they and all initial states are fitted.
+
+Every body is measured as well as every other in angle: positions to a fixed share of its mean distance from the Sun,
+velocities to the same share of its mean speed (the Sun's own reflex motion counts like Jupiter's). Only these ratios are
+used; the size of the errors comes from the residuals. Those are smooth curves, the motions that five bodies under Newton's law
+leave out, and not white noise, which is why the robust error is the one to read.
 """
 
 from __future__ import annotations
@@ -53,10 +55,31 @@ def columns(planets: pn.data.Trajectory, variable: str, body: str) -> torch.Tens
     return planets.y[:, [i for i, name in enumerate(planets.names) if name.startswith(f"{variable}[{body},")]]
 
 
+def relative_sigma(data: pn.data.Trajectories) -> dict[str, float]:
+    """One number a body for positions and one for velocities, in proportion to its mean distance and speed."""
+    values = data[0].y.reshape(len(data[0]), 2, 5, 3)
+    size = (values[:, :, 1:] - values[:, :, :1]).norm(dim=-1).mean(0)
+    size = torch.cat((size[:, :1], size), dim=1)  # the inner body moves because Jupiter does
+    return {
+        f"{variable}[{name}]": float(size[i, j])
+        for i, variable in enumerate(("position", "velocity"))
+        for j, name in enumerate(("inner", *OUTER))
+    }
+
+
 def report(result: pn.FitResult, gm: torch.Tensor) -> Table:
     """Fitted masses against JPL's."""
     table = Table(title="GM of the outer planets, km³/s², fitted to DE421, 1950-2000")
-    for heading in ("planet", "fitted GM", "formal error", "robust error", "JPL's GM", "difference", "relative", "in robust errors"):
+    for heading in (
+        "planet",
+        "fitted GM",
+        "formal error",
+        "robust error",
+        "JPL's GM",
+        "difference",
+        "relative",
+        "in robust errors",
+    ):
         table.add_column(heading, justify="left" if heading == "planet" else "right")
     day = 86400.0**2
     for i, name in enumerate(OUTER, start=1):
@@ -108,14 +131,20 @@ def main() -> None:
     start = gm * torch.tensor([1.0, 1.1, 1.1, 1.1, 1.1])
     with torch.no_grad():
         result = pn.fit(
-            pn.systems.NBody(start, free=("gm",)), data, fixed={"gm[0]": float(gm[0])}, progress=not options.quiet
+            pn.systems.NBody(start, free=("gm",)),
+            data,
+            fixed={"gm[0]": float(gm[0])},
+            sigma=relative_sigma(data),
+            absolute_sigma=False,
+            controller=pn.Adaptive(rtol=1e-11, atol=1e-6),  # residuals are 1e-8 of the distances: stay far below them
+            shooting="single",
+            progress=not options.quiet,
         )
     console = Console(width=150)
     console.print(report(result, gm))
-    console.print(
-        f"noise estimated from the residuals, km: "
-        + ", ".join(f"{name.split('[')[1][:-1]} {value:.0f}" for name, value in result.group_sigma.items() if "position" in name)
-    )
+    sizes = result.residuals[0].reshape(-1, 2, 5, 3)[:, 0].square().sum(-1).mean(0).sqrt()
+    listed = ", ".join(f"{name} {size:.0f}" for name, size in zip(("inner bodies", *OUTER), sizes, strict=True))
+    console.print(f"root mean square residuals in km: {listed}")
     options.out.mkdir(parents=True, exist_ok=True)
     drawn = figure(result, data, options.out / "outer_planets.png")
     (options.out / "outer_planets.txt").write_text(result.summary() + "\n")

@@ -48,7 +48,8 @@ def solve(
         field: a :class:`physnode.VectorField`, an ``nn.Module`` or a function of (t, y); y has shape ``(*batch, dim)`` and t
             that of ``y[..., :1]``.
         y0: state at ``t0``, ``(*batch, dim)``; lists and NumPy arrays become float64.
-        ts: output times, ``(T,)`` or ``(*batch, T)``, strictly increasing or strictly decreasing.
+        ts: output times, ``(T,)`` or ``(*batch, T)``, strictly increasing or strictly decreasing. Ragged times are padded by
+            repeating a trajectory's last one.
         t0: epoch of ``y0``, a number or ``(*batch,)``; by default the first output time. Inside ``ts``, the solve goes both
             ways from it.
         method: a value of :mod:`physnode.methods`, or its name.
@@ -211,6 +212,10 @@ def _times(ts: ArrayLike, y0: Tensor, batch: tuple[int, ...]) -> tuple[Tensor, T
     if not bool(torch.isfinite(times).all()):
         raise InputError("ts holds times that are not finite")
     steps = times.diff(dim=-1)
+    if shown.ndim > 1:  # padding: the last time, repeated
+        padding = steps.abs().flip(-1).cumsum(-1).flip(-1) == 0
+        first = torch.where(steps[:, :1] == 0, 1.0, steps[:, :1])
+        steps = torch.where(padding, first, steps)
     bad = ~((steps > 0).all(-1) | (steps < 0).all(-1))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])

@@ -15,7 +15,7 @@ from physnode.data.trajectories import Trajectories
 from physnode.engine.controllers import Adaptive, Controller
 from physnode.engine.families.base import Method
 from physnode.errors import InputError
-from physnode.fields import as_field
+from physnode.fields import SecondOrder, as_field, split_state
 from physnode.fitting import noise
 from physnode.fitting.least_squares import minimise
 from physnode.fitting.measurements import Measurements, Observe, Windows, channels_of, cut
@@ -55,7 +55,7 @@ def fit(
     controller: Controller | None = None,
     gradient: str | Gradient = "aca",
     learned_strength: float = 1e-4,
-    adam_steps: int = 600,
+    adam_steps: int = 400,
     learning_rate: float = 0.01,
     max_iterations: int = 100,
     run_folder: str | Path | None = None,
@@ -89,7 +89,8 @@ def fit(
         shooting: ``"single"``, a number of windows a trajectory, ``"multiple"`` (windows of about a dozen rows), or ``"auto"``:
             multiple where there is something to learn, or where the start does not follow the data. It always ends with
             whole trajectories.
-        integrator, controller, gradient: as in :func:`physnode.solve`; by default ``"dop853"`` at rtol 1e-8.
+        integrator, controller, gradient: as in :func:`physnode.solve`; by default ``"dop853"`` at rtol 1e-8, or 1e-6 with
+            learned terms.
         learned_strength: weight of the learned term's mean square, in units of its output scale.
         adam_steps, learning_rate, max_iterations: length of the stages; a step of Adam moves an unknown by about
             ``learning_rate`` of its own size.
@@ -119,7 +120,7 @@ def fit(
     measured = measure(fitted, data, observe, guesses, sigma)
     starts = _initial_states(fitted, measured, data, guesses, known=not states_free)
     dim = starts.shape[1]
-    solver = Solver(integrator, controller or Adaptive(rtol=1e-8, atol=_atol(measured, starts)), gradient)
+    solver = Solver(integrator, controller or _controller(measured, starts, learned=bool(shared.weights)), gradient)
     folder = RunFolder(Path(run_folder), resume=resume) if run_folder is not None else None
     plan = _Plan(
         method=("least_squares" if not shared.weights else "adam+lbfgs") if method == "auto" else method,
@@ -253,12 +254,10 @@ class _Run:
         guess = StateGuess(measured, self.base.dim, self.base.model)
         nodes = torch.stack([guess.at(number, start) for number, edges in enumerate(cuts) for start in edges[:-1]])
         y = torch.cat((x[: self.base.shared.size], nodes.reshape(-1)))
-        rounds = _CONTINUITY if self.plan.method == "least_squares" else _CONTINUITY[1:2]
-        for weight in rounds:
-            problem = replace(
-                self.base, windows=windows, continuity=weight, sigma=_window_sigma(windows, measured, levels)
-            )
-            y, _, _ = self._minimise(problem, y, f"windows, continuity {weight:g}", polish=False)
+        rounds = _CONTINUITY if self.plan.method == "least_squares" else _CONTINUITY[1:]
+        for number, weight in enumerate(rounds):
+            problem = replace(self.base, windows=windows, continuity=weight, sigma=_window_sigma(windows, measured, levels))
+            y, _, _ = self._minimise(problem, y, f"windows, continuity {weight:g}", polish=number > 0)
         shared, states = problem.split(y)
         first = torch.tensor([sum(len(edges) - 1 for edges in cuts[:number]) for number in range(len(cuts))])
         return torch.cat((shared, states[first].reshape(-1))), levels
@@ -279,7 +278,8 @@ class _Run:
         if saved is not None:
             self.history += list(saved.history)
             return saved.x, saved.done, saved.reason
-        found = minimise(problem, x, self.reporter, stage=stage, max_iterations=self.plan.max_iterations)
+        tolerance = 1e-3 if problem.continuity else 1e-10
+        found = minimise(problem, x, self.reporter, stage=stage, max_iterations=self.plan.max_iterations, tolerance=tolerance)
         self.history += found.history
         self._keep(stage, Training(found.x, 0, {}, tuple(found.history), found.converged, found.reason), finished=True)
         return found.x, found.converged, found.reason
@@ -369,8 +369,10 @@ def _state_scale(measured: Measurements, starts: Tensor, dim: int) -> Tensor:
     return torch.where(scale > 0, scale, typical)
 
 
-def _atol(measured: Measurements, starts: Tensor) -> Tensor:
-    return 1e-11 * _state_scale(measured, starts, starts.shape[1])
+def _controller(measured: Measurements, starts: Tensor, *, learned: bool) -> Adaptive:
+    """Tolerances far below the noise of most data, and measured by the size of each component."""
+    rtol = 1e-6 if learned else 1e-8
+    return Adaptive(rtol=rtol, atol=1e-3 * rtol * _state_scale(measured, starts, starts.shape[1]))
 
 
 def _calibrate(model: Any, shared: Shared, measured: Measurements, starts: Tensor, dim: int) -> Tensor | None:
@@ -386,8 +388,10 @@ def _calibrate(model: Any, shared: Shared, measured: Measurements, starts: Tenso
     with torch.no_grad():
         rate = model(visited.new_zeros(len(visited), 1), visited).square().mean(0).sqrt()
     for term in terms:
-        if hasattr(term, "calibrate"):
-            term.calibrate(visited, torch.where(rate > 0, rate, rate.mean().clamp(min=1e-300)))
+        calibrate = getattr(term, "calibrate", None)
+        if callable(calibrate):
+            own = split_state(rate)[1] if isinstance(term, SecondOrder) else rate
+            calibrate(visited, torch.where(own > 0, own, rate.mean().clamp(min=1e-300)))
     stride = max(1, len(visited) // 2000)
     return visited[::stride].clone()
 
@@ -396,6 +400,8 @@ def _check_priors(problem: Problem) -> None:
     names = [scalar.name for scalar in problem.shared.free]
     for name, prior in (problem.priors or {}).items():
         if name not in names:
-            raise InputError(f'priors names "{name}", which is not a free physical constant; free: {", ".join(names) or "none"}')
+            raise InputError(
+                f'priors names "{name}", which is not a free physical constant; free: {", ".join(names) or "none"}'
+            )
         if not prior.sigma > 0:
             raise InputError(f"the prior of {name} needs a positive standard deviation; found {prior.sigma}")

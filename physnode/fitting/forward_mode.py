@@ -10,9 +10,7 @@ from torch import Tensor
 __all__ = ["forward_jacobians"]
 
 
-def forward_jacobians(
-    function: Callable[[Tensor], tuple[Tensor, ...]], point: Tensor, chunk: int
-) -> tuple[Tensor, ...]:
+def forward_jacobians(function: Callable[[Tensor], tuple[Tensor, ...]], point: Tensor, chunk: int) -> tuple[Tensor, ...]:
     """d function / d point for each output, shape ``(*output, n)``; ``chunk`` tangents are alive at once."""
     columns: list[tuple[Tensor, ...]] = []
     for basis in torch.eye(len(point), dtype=point.dtype).split(max(1, chunk)):

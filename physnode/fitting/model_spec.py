@@ -63,7 +63,7 @@ def build(spec: dict[str, Any]) -> VectorField:
         raise InputError(f"the description of the model is damaged ({error}): {str(spec)[:120]}") from error
     if "factory" in spec:
         raise InputError(
-            f'the model was built by {spec["factory"]}, which is not run without being asked: '
+            f"the model was built by {spec['factory']}, which is not run without being asked: "
             "build it yourself and pass it as load(folder, model=...)"
         )
     raise InputError(f"the description of the model is not understood: {str(spec)[:120]}")

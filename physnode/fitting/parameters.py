@@ -161,7 +161,7 @@ def shared_parameters(
 
     chosen = {name for wanted in free for name in expand(wanted)} if free is not None else None
     held: dict[str, float | None] = {}
-    for wanted, target in (fixed.items() if isinstance(fixed, Mapping) else ((name, None) for name in _listed(fixed))):
+    for wanted, target in fixed.items() if isinstance(fixed, Mapping) else ((name, None) for name in _listed(fixed)):
         for name in expand(wanted):
             held[name] = None if target is None else float(target)
     limits = {name: pair for wanted, pair in (bounds or {}).items() for name in expand(wanted)}

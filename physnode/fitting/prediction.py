@@ -131,13 +131,17 @@ def validate(result: FitResult, data: Trajectories) -> Validation:
     sigma = windows.sigma
     if measured.sigma is None:
         if not result.group_sigma:
-            raise InputError("these trajectories carry no standard deviations, and the fit has none to lend; write them into the data")
+            raise InputError(
+                "these trajectories carry no standard deviations, and the fit has none to lend; write them into the data"
+            )
         names, group = measured.groups
         sigma = torch.tensor([result.group_sigma[name] for name in names], dtype=torch.float64)[group].expand(sigma.shape)
     dim = result.initial_states.shape[1]
     guess = StateGuess(measured, dim, result.model)
     starts = torch.stack([guess.at(i, 0) for i in range(len(measured.t))])
-    held = replace(result.shared, scalars=tuple(replace(item, free=False) for item in result.shared.scalars), weights=(), tensors={})
+    held = replace(
+        result.shared, scalars=tuple(replace(item, free=False) for item in result.shared.scalars), weights=(), tensors={}
+    )
     problem = Problem(
         model=copy.deepcopy(result.model),
         shared=held,

@@ -119,9 +119,9 @@ class Problem:
 
     def rows(self, x: Tensor, solution: Solution | None = None) -> Rows:
         """Residual rows at ``x``; windows that could not be integrated give large, finite rows."""
-        shared, _ = self.split(x)
+        shared, states = self.split(x)
         solution = self.solve(x) if solution is None else solution
-        return self._rows(shared, x, solution.ys, self.shared.unpack(shared))
+        return self._rows(shared, states, solution.ys, self.shared.unpack(shared))
 
     def jacobian(self, x: Tensor, solution: Solution, chunk: int | None = None) -> Tensor:
         """d rows / d x at ``x``, dense ``(rows, unknowns)``; ``solution`` is the dense solve at this ``x``.
@@ -182,11 +182,29 @@ class Problem:
         return changes, ends
 
     def loss(self, x: Tensor) -> Tensor:
-        """Half the sum of squared rows over the number of measurements: half a reduced chi-square, near 1/2 at the noise."""
-        solution = self.solve(x)
+        """Half the sum of squared rows over the number of measurements: near 1/2 at the noise.
+
+        The solve is differentiated with respect to the model's own tensors, and the result is tied to ``x`` afterwards: what a
+        sweep reads are then leaves, which is its fast path.
+        """
+        shared, states = self.split(x)
+        tied = self.shared.unpack(shared)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in tied.items()}
+        start = states.detach().requires_grad_(self.states_free)
+        prior = shared.detach().requires_grad_()
+        solution = with_tensors(self.model, leaves, lambda: self._integrate(start, dense=False))
         if not bool(solution.ok.all()):
             raise FitError(f"the model could not be integrated during the fit:\n{solution.failures}")
-        return 0.5 * self.rows(x, solution).all.square().sum() / max(1, int(self.windows.mask.sum()))
+        rows = self._rows(prior, start, solution.ys, leaves).all
+        value = 0.5 * rows.square().sum() / max(1, int(self.windows.mask.sum()))
+        if not x.requires_grad:
+            return value.detach()
+        wanted = [*leaves.values(), prior, *([start] if self.states_free else [])]
+        ends = [*tied.values(), shared, *([states] if self.states_free else [])]
+        found = torch.autograd.grad(value, wanted, allow_unused=True)
+        linear = [(end * back).sum() for end, back in zip(ends, found, strict=True) if back is not None]
+        total = torch.stack(linear).sum()
+        return value.detach() + total - total.detach()
 
     def predicted(self, solution: Solution) -> Tensor:
         """What would be measured, ``(S, T, C)``."""
@@ -212,10 +230,9 @@ class Problem:
         found = self.observe(self.windows.t.unsqueeze(-1), ys)
         return torch.cat([value.reshape(*ys.shape[:-1], -1) for value in found.values()], dim=-1)
 
-    def _rows(self, shared: Tensor, x: Tensor, ys: Tensor, tensors: dict[str, Tensor]) -> Rows:
+    def _rows(self, shared: Tensor, states: Tensor, ys: Tensor, tensors: dict[str, Tensor]) -> Rows:
         mask = self.windows.mask
         data = ((self.windows.values - self._predicted(ys)) / self.sigma)[mask]
-        _, states = self.split(x)
         inner = self.windows.following >= 0
         ends = ys[torch.arange(self.count), self.windows.last]
         gap = (ends[inner] - states[self.windows.following[inner]]) * (self.continuity / self.state_scale)
@@ -238,7 +255,9 @@ class Problem:
             return self.state_scale.new_zeros(0)
         visited = self.visited
         t = visited.new_zeros(len(visited), 1)
-        values = with_tensors(self.model, tensors, lambda: [learned_value(term, t, visited) for term in learned_terms(self.model)])
+        values = with_tensors(
+            self.model, tensors, lambda: [learned_value(term, t, visited) for term in learned_terms(self.model)]
+        )
         weight = (self.strength * float(self.windows.mask.sum()) / len(visited)) ** 0.5
         return torch.cat([(weight * value).reshape(-1) for value in values])
 

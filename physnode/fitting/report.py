@@ -18,8 +18,7 @@ def summary(result: FitResult) -> str:
     measured = result.measured
     used, masked = measured.rows_used, measured.rows_masked
     lines = [
-        f"Fit of {type(result.model).__name__} to {len(measured.t)} "
-        f"{'trajectory' if len(measured.t) == 1 else 'trajectories'}",
+        f"Fit of {type(result.model).__name__} to {len(measured.t)} {'trajectory' if len(measured.t) == 1 else 'trajectories'}",
         "",
         f"  measurements used    {used} ({masked} missing and left out)",
         f"  noise level          {_noise(result)}",
@@ -59,7 +58,9 @@ def summary(result: FitResult) -> str:
 
 def _noise(result: FitResult) -> str:
     if result.sigma_source == "given":
-        return "given with the data" + ("" if result.absolute_sigma else ", taken as relative: errors are scaled by the residuals")
+        return "given with the data" + (
+            "" if result.absolute_sigma else ", taken as relative: errors are scaled by the residuals"
+        )
     shown = ", ".join(f"{name} {value:.4g}" for name, value in list(result.group_sigma.items())[:6])
     more = ", ..." if len(result.group_sigma) > 6 else ""
     return f"estimated from the residuals: {shown}{more}"

@@ -198,7 +198,9 @@ def load(
     tensors, _ = _read_tensors(path / "result.safetensors")
     count = facts["trajectories"]
     shared = Shared(
-        tuple(Scalar(**{**item, "lower": _number(item["lower"]), "upper": _number(item["upper"])}) for item in facts["scalars"]),
+        tuple(
+            Scalar(**{**item, "lower": _number(item["lower"]), "upper": _number(item["upper"])}) for item in facts["scalars"]
+        ),
         tuple(facts["weights"]),
         {name.removeprefix("shared."): value for name, value in tensors.items() if name.startswith("shared.")},
     )

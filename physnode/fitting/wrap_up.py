@@ -169,5 +169,3 @@ def _in_words(found: Determination, names: Sequence[str], problem: Problem) -> l
             if abs(value) > _STRONG:
                 lines.append(f"strongly correlated ({value:+.3f}): {names[j]} and {names[i]}")
     return lines
-
-

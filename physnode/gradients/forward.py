@@ -19,9 +19,7 @@ from physnode.gradients.replay import Replay
 __all__ = ["tangents"]
 
 
-def tangents(
-    replay: Replay, y0: Tensor, dy0: Tensor, theta: Mapping[str, Tensor], dtheta: Mapping[str, Tensor]
-) -> Tensor:
+def tangents(replay: Replay, y0: Tensor, dy0: Tensor, theta: Mapping[str, Tensor], dtheta: Mapping[str, Tensor]) -> Tensor:
     """Changes of the outputs, ``(P, B, T, dim)``, for P directions.
 
     Args:

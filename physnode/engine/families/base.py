@@ -93,7 +93,15 @@ class Method(ABC):
 
     @abstractmethod
     def push_forward(
-        self, f: FieldFunction, jvp: JacobianVector, t: Tensor, t_end: Tensor, y: Tensor, tangents: Tensor, *, outputs: bool = False
+        self,
+        f: FieldFunction,
+        jvp: JacobianVector,
+        t: Tensor,
+        t_end: Tensor,
+        y: Tensor,
+        tangents: Tensor,
+        *,
+        outputs: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The step's linearisation: end state, its change, stages, and their changes, for directions ``tangents (P, B, dim)``.
 

@@ -116,7 +116,15 @@ class ExplicitRungeKutta(Method):
         return total
 
     def push_forward(
-        self, f: FieldFunction, jvp: JacobianVector, t: Tensor, t_end: Tensor, y: Tensor, tangents: Tensor, *, outputs: bool = False
+        self,
+        f: FieldFunction,
+        jvp: JacobianVector,
+        t: Tensor,
+        t_end: Tensor,
+        y: Tensor,
+        tangents: Tensor,
+        *,
+        outputs: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """δX_i = δx + h Σ a_ij δk_j,  δk_i = J_i δX_i + F_i δθ,  δx(t + h) = δx + h Σ b_i δk_i."""
         span = t_end - t

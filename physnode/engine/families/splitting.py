@@ -105,7 +105,15 @@ class Splitting(Method):
         return torch.cat((to_q, to_p), dim=-1)
 
     def push_forward(
-        self, f: FieldFunction, jvp: JacobianVector, t: Tensor, t_end: Tensor, y: Tensor, tangents: Tensor, *, outputs: bool = False
+        self,
+        f: FieldFunction,
+        jvp: JacobianVector,
+        t: Tensor,
+        t_end: Tensor,
+        y: Tensor,
+        tangents: Tensor,
+        *,
+        outputs: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Each kick and drift linearised, in order."""
         span = t_end - t

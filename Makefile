@@ -1,0 +1,35 @@
+# Every target sets itself up: Python 3.11 or newer, make, and the package registry are all it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow check format docs-figures clean
+
+demo: $(READY)
+	$(BIN)/python examples/weigh_outer_planets.py --out out
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs-figures: $(READY)
+	$(BIN)/python examples/learned_damping.py --out docs/figures
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[orbital,test,dev]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv out
