@@ -1,9 +1,28 @@
-"""Does a solution, or a fitted model, obey the physics: energy, invariants, and figures of them."""
+"""Does a solution, or a fitted model, obey the physics: energy, invariants, long horizons, residuals, and figures of them."""
 
 from __future__ import annotations
 
+from physnode.diagnostics.audit import audit
 from physnode.diagnostics.energy import EnergyDrift, energy_drift
+from physnode.diagnostics.horizon import Horizon, long_horizon
 from physnode.diagnostics.invariants import InvariantDrift, invariants
+from physnode.diagnostics.observed import ObservedInvariant, observed_invariants
 from physnode.diagnostics.plots import plot_energy, plot_invariants
+from physnode.diagnostics.residuals import ChannelResiduals, ResidualStatistics, residual_statistics
 
-__all__ = ["EnergyDrift", "InvariantDrift", "energy_drift", "invariants", "plot_energy", "plot_invariants"]
+__all__ = [
+    "ChannelResiduals",
+    "EnergyDrift",
+    "Horizon",
+    "InvariantDrift",
+    "ObservedInvariant",
+    "ResidualStatistics",
+    "audit",
+    "energy_drift",
+    "invariants",
+    "long_horizon",
+    "observed_invariants",
+    "plot_energy",
+    "plot_invariants",
+    "residual_statistics",
+]
