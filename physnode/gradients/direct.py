@@ -22,5 +22,6 @@ class Direct(Gradient):
 
     def attach(self, replay: Replay, values: Tensor, y0: Tensor) -> Tensor:
         """The replayed outputs, with their graph."""
-        found = replay.without_failures().run(replay.f, y0)
+        sound = replay.without_failures()
+        found = replay.bound_to(replay.theta, lambda: sound.run(replay.f, y0))
         return torch.where(replay.ok.view(-1, 1, 1), found, values)
