@@ -84,7 +84,7 @@ def solve(
     batch = tuple(start.shape[:-1])
     times, shown = _times(ts, start, batch)
     epoch = _epoch(t0, times, start, batch)
-    flat = start.reshape(-1, start.shape[-1])
+    flat = start.clone().reshape(-1, start.shape[-1])  # the caller may edit y0 while the solution is alive
     controller.check(chosen, start.dtype)
     f = FieldFunction(as_field(field), batch, start.dtype)
     chosen.check(f)
