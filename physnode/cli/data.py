@@ -39,7 +39,7 @@ def info_command(files: Files, as_json: AsJson = False) -> None:
         print_json({"files": found})
     else:
         for item in found:
-            _show_info(item)
+            show_info(item)
     if refused:
         raise typer.Exit(1)
 
@@ -151,10 +151,11 @@ def import_command(
     if as_json:
         print_json(facts)
     else:
-        _show_info(facts)
+        show_info(facts)
 
 
-def _show_info(item: dict[str, Any]) -> None:
+def show_info(item: dict[str, Any]) -> None:
+    """Tables of what ``info`` found."""
     length, step, time = item["length"], item["time"]["step"], item["time"]
     unit = time["unit"]
     rows = [

@@ -1,6 +1,6 @@
 """How every command speaks: results on stdout, trouble in one line on stderr, and an exit status that scripts can trust.
 
-Exit status: 0 done; 1 a file was refused, or something was found or failed; 2 the command was used wrongly.
+Exit status: 0 done; 1 a file was refused, or something was found or failed; 2 the command was used wrongly; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from physnode.errors import InputError, PhysnodeError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_PAGE = 110
+
 
 def fail(message: object, status: int = 1) -> NoReturn:
     """End the command: one line on stderr, and the exit status."""
@@ -45,15 +47,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """A table of plain text; ``right`` names the columns of numbers. Markup in the cells is shown, not obeyed."""
     out = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
-        out.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        number = column in right  # a number in two lines cannot be read
+        out.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
         out.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return out
 
 
 def show(*items: Any) -> None:
-    """Tables or lines on stdout."""
-    console = Console(file=sys.stdout)
+    """Tables or lines on stdout; as wide as the terminal, or, in a file or a pipe, as a page of a fit."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PAGE
+    console = Console(file=sys.stdout, width=wide)
     for item in items:
         console.print(Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, str))
 
@@ -75,6 +79,12 @@ def handles_errors(command: Callable[P, R]) -> Callable[P, R]:
                 # The reader of a pipe went away; without this Python complains again when it flushes at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
+            except OSError as error:
+                fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+            except MemoryError:
+                fail("there is not enough memory for this; ask for fewer or shorter trajectories")
+            except KeyboardInterrupt:
+                fail("interrupted", 130)
 
     return run
 
