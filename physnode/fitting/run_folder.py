@@ -176,8 +176,6 @@ def load(
     Raises:
         InputError: no finished run there, a damaged file, or a model that cannot be built from the folder.
     """
-    from physnode.fitting.result import FitResult
-
     path = Path(folder)
     if not (path / "result.json").exists():
         state = "holds a run that has not ended; resume it" if (path / "config.json").exists() else "holds no run"
@@ -196,6 +194,20 @@ def load(
     except RuntimeError as error:
         raise InputError(f"the model does not fit the weights in {path}: {str(error).splitlines()[-1].strip()}") from error
     tensors, _ = _read_tensors(path / "result.safetensors")
+    try:
+        return _restored(facts, tensors, field, observe, spec)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged: result.json and result.safetensors do not hold what they should ({error!r})"
+        ) from error
+
+
+def _restored(
+    facts: dict[str, Any], tensors: dict[str, Tensor], field: VectorField, observe: Observe | None, spec: dict[str, Any] | None
+) -> FitResult:
+    """The result that ``save`` took apart."""
+    from physnode.fitting.result import FitResult
+
     count = facts["trajectories"]
     shared = Shared(
         tuple(
