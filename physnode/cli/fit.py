@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,10 @@ import torch
 import typer
 
 from physnode.cli.models import Named, blaming, learned_term, named, settings
-from physnode.cli.options import assignments, interval, listed, mean_and_sigma, number
-from physnode.cli.output import complain, handles_errors, print_json, show
+from physnode.cli.options import assignments, interval, listed, mean_and_sigma, number, stepping
+from physnode.cli.output import complain, fail, handles_errors, print_json, show
 from physnode.data import Trajectories
 from physnode.data import open as open_data
-from physnode.engine.controllers import Adaptive
 from physnode.errors import InputError, PhysnodeError
 from physnode.fitting import FitResult, Validation, fit
 from physnode.fitting.model_spec import describe
@@ -76,6 +76,9 @@ def fit_command(
     ] = "auto",
     integrator: Annotated[str, typer.Option(help="Method of integration.")] = "dop853",
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance of the integration. Default: 1e-8.")] = None,
+    dt: Annotated[
+        float | None, typer.Option(help="Step of fixed length, for leapfrog and others that have no error estimate.")
+    ] = None,
     adam_steps: Annotated[int, typer.Option(min=1, help="Steps of Adam.")] = 600,
     max_iterations: Annotated[int, typer.Option(min=1, help="Iterations of least squares or L-BFGS in a stage.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the first weights of a learned term.")] = 0,
@@ -84,7 +87,7 @@ def fit_command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in --out was interrupted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the page.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar (there is none in a file or a pipe).")] = False,
 ) -> None:
     """Fit free constants, a learned term and the start of each trajectory, and say how well each is determined.
 
@@ -101,8 +104,14 @@ def fit_command(
     """
     if resume and out is None:
         raise InputError("--resume needs the folder of the run: --out RUN")
+    if out is not None and out.exists() and not out.is_dir():
+        fail(f"{out}: is a file; a run needs a folder of its own")
+    windows = int(shooting) if shooting.isdecimal() else shooting
+    if windows == 0:
+        raise InputError("--shooting 0: a trajectory is at least one window")
     everything = open_data(data)
     chosen, splits = _chosen(everything, split)
+    controller = stepping(integrator, rtol, None if rtol is None else _absolute(chosen, rtol), dt)
     values = settings("--set", assignments("--set", constants), everything)
     start = named(model, values)
     if learned is not None:
@@ -115,19 +124,19 @@ def fit_command(
             chosen,
             free=listed(free) or None,
             fixed=_fixed(fixed),
-            bounds={name: interval("--bounds", text) for name, text in assignments("--bounds", bounds).items()},
-            priors={name: mean_and_sigma("--prior", text) for name, text in assignments("--prior", prior).items()},
+            bounds={name: interval(f"--bounds {name}", text) for name, text in assignments("--bounds", bounds).items()},
+            priors={name: mean_and_sigma(f"--prior {name}", text) for name, text in assignments("--prior", prior).items()},
             sigma={name: number("--sigma", text) for name, text in assignments("--sigma", sigma).items()} or None,
             method=method,
-            shooting=int(shooting) if shooting.isdecimal() else shooting,
+            shooting=windows,
             integrator=integrator,
-            controller=None if rtol is None else Adaptive(rtol, _absolute(chosen, rtol)),
+            controller=controller,
             adam_steps=adam_steps,
             max_iterations=max_iterations,
             run_folder=out,
             resume=resume,
             seed=seed,
-            progress=not quiet,
+            progress=not quiet and sys.stderr.isatty(),
             spec=start.spec,
         )
         validations = _validate(result, everything, splits)

@@ -82,6 +82,9 @@ def known_system(name: str, values: Mapping[str, Any]) -> System:
     needed = [key for key, item in parameters.items() if item.default is inspect.Parameter.empty and key not in values]
     if needed:
         raise InputError(f"{name} needs {needed[0]}: --set {needed[0]}=1,0.001 (one number a body)")
+    for key, value in values.items():
+        if isinstance(value, list) and isinstance(parameters[key].default, int | float):
+            raise InputError(f"{key} of {name} is one number; found {len(value)}")
     typed = {key: _whole(key, value) if isinstance(parameters[key].default, int) else value for key, value in values.items()}
     return kinds[name](**typed)
 

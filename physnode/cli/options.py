@@ -6,9 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 
+import torch
+
+from physnode.engine import methods
+from physnode.engine.controllers import Adaptive, Controller, Fixed
 from physnode.errors import InputError
 
-__all__ = ["assignments", "interval", "listed", "mean_and_sigma", "number", "numbers", "shares"]
+__all__ = ["assignments", "interval", "listed", "mean_and_sigma", "number", "numbers", "shares", "stepping"]
 
 _COMMA = re.compile(r",(?![^\[]*\])")
 
@@ -24,6 +28,24 @@ def assignments(option: str, items: Sequence[str] | None) -> dict[str, str]:
             raise InputError(f"{option} names '{name}' twice")
         found[name] = value
     return found
+
+
+def stepping(integrator: str, rtol: float | None, atol: float | None, dt: float | None) -> Controller | None:
+    """How steps are chosen: fixed ones of ``dt``, or by tolerances; None where nothing was said and nothing is needed.
+
+    Raises:
+        InputError: an unknown method, one without an error estimate and no ``dt``, or both ``dt`` and tolerances.
+    """
+    method = methods.get(integrator)
+    if dt is not None:
+        if rtol is not None or atol is not None:
+            raise InputError("--dt fixes the step, so there is nothing for a tolerance to choose; give one of them")
+        return Fixed(dt)
+    try:
+        Adaptive().check(method, torch.float64)
+    except InputError:
+        raise InputError(f"{integrator} takes steps of fixed length; give it: --dt 0.01") from None
+    return None if rtol is None and atol is None else Adaptive(rtol, atol)
 
 
 def number(option: str, text: str) -> float:
@@ -46,7 +68,7 @@ def interval(option: str, text: str) -> tuple[float | None, float | None]:
     """``low:high``; an end that is left out is open."""
     low, mark, high = (part.strip() for part in text.partition(":"))
     if not mark or not (low or high):
-        raise InputError(f"{option} '{text}' must be NAME=LOWEST:HIGHEST; leave an end out if there is no limit")
+        raise InputError(f"{option} '{text}' must be LOWEST:HIGHEST; leave an end out if there is no limit")
     return (number(option, low) if low else None, number(option, high) if high else None)
 
 

@@ -12,11 +12,11 @@ import typer
 
 from physnode.cli.data import show_info
 from physnode.cli.models import known_system, settings
-from physnode.cli.options import assignments, mean_and_sigma, number, numbers, shares
+from physnode.cli.options import assignments, mean_and_sigma, number, numbers, shares, stepping
 from physnode.cli.output import handles_errors, print_json, show
 from physnode.data import Gaps, Trajectories, info, simulate, write
 from physnode.diagnostics import audit
-from physnode.engine.controllers import Adaptive
+from physnode.engine.controllers import Adaptive, Controller
 from physnode.errors import InputError
 from physnode.solve import solve
 from physnode.systems import System
@@ -54,8 +54,11 @@ def simulate_command(
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn: the same seed gives the same file.")] = 0,
     unit: Annotated[Repeated, typer.Option(help="Unit of time or of a variable: time=d, position=km. Repeat it.")] = None,
     integrator: Annotated[str, typer.Option(help="Method of integration.")] = "dop853",
-    rtol: Annotated[float, typer.Option(help="Relative tolerance of the integration.")] = 1e-10,
-    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-12,
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance of the integration. Default: 1e-10.")] = None,
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance. Default: 1e-12.")] = None,
+    dt: Annotated[
+        float | None, typer.Option(help="Step of fixed length, for leapfrog and others that have no error estimate.")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="What the data are, in a few words.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
@@ -72,7 +75,8 @@ def simulate_command(
     field = known_system(system, settings("--set", assignments("--set", constants)))
     if (gaps is None) != (gap_length is None):
         raise InputError("--gaps and --gap-length go together; one of them is missing")
-    controller = Adaptive(rtol, atol)
+    given = stepping(integrator, rtol, atol, dt)
+    controller = given if dt is not None and given is not None else Adaptive(rtol or 1e-10, 1e-12 if atol is None else atol)
     found = simulate(
         field,
         n=n,
@@ -105,7 +109,7 @@ def simulate_command(
         show(f"{name} of the motion without noise: {kept} {kind} {item['largest']:.3g}")
 
 
-def _drifts(field: System, found: Trajectories, integrator: str, controller: Adaptive) -> dict[str, Any]:
+def _drifts(field: System, found: Trajectories, integrator: str, controller: Controller) -> dict[str, Any]:
     """Energy and invariants along the exact motion of each trajectory; empty where the system has neither."""
     y0 = torch.stack([torch.cat([item.initial[name].reshape(-1) for name in item.variables]) for item in found])
     longest = max(found.lengths)
