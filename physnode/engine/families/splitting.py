@@ -3,6 +3,9 @@
     p += κ_0 h F(q);   q += δ_0 h V(p);   p += κ_1 h F(q);   ...   p += κ_m h F(q)
 
 The last kick of a step and the first of the next share one force evaluation. A time in the force advances with the drifts.
+Every splitting of order above two has negative coefficients (Goldman, Kaper 1996), so that the time which a driven force sees
+runs backward within a step. Within ``leapfrog`` and ``kahan_li8`` it stays inside the step; it leaves the step, and so the
+span of a solve, by 0.35 h in ``yoshida4`` and by 0.16 h in ``yoshida6``: force data must reach that far beyond the span.
 Source: Hairer, Lubich, Wanner, Geometric Numerical Integration, II.4-II.5 and V.3.
 """
 
