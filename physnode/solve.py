@@ -189,6 +189,8 @@ def _state(y0: ArrayLike) -> Tensor:
         if not state.dtype.is_floating_point:
             raise InputError(f"y0 must be a real floating-point tensor; found {state.dtype}. Convert it with y0.double()")
     else:
+        if isinstance(y0, Sequence) and any(isinstance(part, Tensor) for part in y0):
+            raise InputError("y0 is a sequence of tensors, but a state is one tensor; join them: torch.cat(y0, dim=-1)")
         array = np.asarray(y0)
         if array.dtype.kind not in "fiu":
             raise InputError(f"y0 must hold real numbers; found an array of {array.dtype}")

@@ -42,6 +42,11 @@ class TestStates:
         with pytest.raises(InputError, match="real numbers"):
             solve(decay, y0, TS)
 
+    def test_a_tuple_of_tensors_is_refused(self) -> None:
+        """It would otherwise be taken for a batch, and its gradient lost."""
+        with pytest.raises(InputError, match=r"torch\.cat"):
+            solve(decay, (torch.ones(2), torch.ones(2)), TS)
+
     @pytest.mark.parametrize("y0", [torch.tensor(1.0), torch.zeros(0), torch.zeros(3, 0), torch.zeros(0, 3), 1.0])
     def test_empty_states_are_refused(self, y0: Tensor) -> None:
         with pytest.raises(InputError, match=r"\(\*batch, dim\)"):
