@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor
 from physnode.data.trajectories import Trajectories
 from physnode.engine.controllers import Adaptive, Controller
 from physnode.engine.families.base import Method
+from physnode.engine.field_function import FieldFunction, trace
 from physnode.errors import InputError
-from physnode.fields import SecondOrder, as_field, split_state
+from physnode.fields import SecondOrder, VectorField, as_field, split_state
 from physnode.fitting import noise
 from physnode.fitting.least_squares import minimise
 from physnode.fitting.measurements import Measurements, Observe, Windows, channels_of, cut
@@ -25,7 +27,15 @@ from physnode.fitting.problem import Problem, Solver, learned_terms, returned_wi
 from physnode.fitting.progress import Reporter, reporting
 from physnode.fitting.result import FitResult
 from physnode.fitting.run_folder import RunFolder
-from physnode.fitting.starts import StateGuess, follows, window_cuts
+from physnode.fitting.starts import (
+    StateGuess,
+    follows,
+    has_exact_start,
+    known_starts,
+    state_dim,
+    state_labels,
+    window_cuts,
+)
 from physnode.fitting.training import Training, adam, lbfgs
 from physnode.fitting.wrap_up import conclude
 from physnode.gradients import Gradient
@@ -72,14 +82,15 @@ def fit(
     Args:
         model: a field; it is copied, and the copy is fitted in float64.
         data: trajectories; missing values are left out.
-        observe: ``(t, y) -> {name: values}``, what is measured as a function of the state, for ``t`` ``(*batch, T, 1)`` and ``y``
-            ``(*batch, T, dim)``; by default the state itself, matched by component names or by order.
+        observe: ``(t, y) -> {name: values}``, what is measured as a function of the state, for ``t`` ``(*batch, T, 1)`` and
+            ``y`` ``(*batch, T, dim)``; by default the state itself, matched by component names or by order.
         free: physical constants to fit, such as ``("damping",)`` or ``("gm[1]",)``; by default those the model declares free.
         fixed: names to hold, or ``{"masses[0]": 1.0}`` to hold at a value. Single entries may be named.
         bounds: ``{name: (lowest, highest)}``, None for no limit; inside the domain that the model declares.
         priors: ``{name: (mean, sigma)}``, a normal prior of a free physical constant.
         initial_states: ``"estimate"`` (from the data, then fitted), guesses ``(trajectories, dim)`` to start from, or
-            ``"known"``: the first row is exact. A noisy first row is refused there, since it makes error bars far too small.
+            ``"known"``: the exact starts that the data keep (``initial``), else the first rows. A noisy first row is refused
+            there, since it makes error bars far too small.
         sigma: ``{variable: standard deviation}`` in place of what the data say.
         absolute_sigma: True: the standard deviations are right as they stand; False: only their ratios, so that errors are
             scaled by the residuals. By default True where standard deviations are given. Without any, one noise level is
@@ -107,8 +118,9 @@ def fit(
         InputError: the model, the data and the options do not fit together.
         FitError: the fit cannot go on.
     """
-    if method not in _METHODS:
-        raise InputError(f"unknown fit method {method!r}. Known: {', '.join(_METHODS)}")
+    plan = _plan(method, shooting, adam_steps, learning_rate, max_iterations)
+    if not learned_strength >= 0:
+        raise InputError(f"learned_strength must not be negative; found {learned_strength!r}")
     fitted = copy.deepcopy(as_field(model)).to(torch.float64)
     shared = shared_parameters(fitted, free=free, fixed=fixed, bounds=bounds)
     guesses = None if isinstance(initial_states, str) else torch.as_tensor(initial_states, dtype=torch.float64)
@@ -117,22 +129,23 @@ def fit(
     states_free = not (isinstance(initial_states, str) and initial_states == "known")
     if not shared.size and not states_free:
         raise InputError("nothing is free: name physical constants in free=, or add a learned term")
-    measured = measure(fitted, data, observe, guesses, sigma)
-    starts = _initial_states(fitted, measured, data, guesses, known=not states_free)
+    measured = measure(fitted, data, observe, guesses, sigma, known=not states_free)
+    starts = _initial_states(fitted, measured, data, guesses, known=not states_free, noisy=sigma is not None)
     dim = starts.shape[1]
+    _refuse_hidden_parameters(fitted, starts)
     solver = Solver(integrator, controller or _controller(measured, starts, learned=bool(shared.weights)), gradient)
-    folder = RunFolder(Path(run_folder), resume=resume) if run_folder is not None else None
-    plan = _Plan(
-        method=("least_squares" if not shared.weights else "adam+lbfgs") if method == "auto" else method,
-        shooting=shooting,
-        adam_steps=adam_steps,
-        learning_rate=learning_rate,
-        max_iterations=max_iterations,
-    )
+    if method == "auto":
+        plan = replace(plan, method="adam+lbfgs" if shared.weights else "least_squares")
+    beliefs = {name: Prior(*pair) for name, pair in (priors or {}).items()}
+    _check_priors(shared, beliefs)
     scale = _state_scale(measured, starts, dim)
     visited = _calibrate(fitted, shared, measured, starts, dim)
     settings = {
         "free": [scalar.name for scalar in shared.free],
+        "start": {scalar.name: scalar.start for scalar in shared.scalars},
+        "bounds": {name: list(pair) for name, pair in (bounds or {}).items()},
+        "priors": {name: [prior.mean, prior.sigma] for name, prior in beliefs.items()},
+        "sigma": None if sigma is None else {name: float(value) for name, value in sigma.items()},
         "fixed": [scalar.name for scalar in shared.scalars if not scalar.free],
         "weights": sum(shared.tensors[name].numel() for name in shared.weights),
         "initial_states": "estimated" if states_free else "known",
@@ -148,8 +161,6 @@ def fit(
         "seed": seed,
     }
     model_spec = dict(spec) if spec is not None else describe(fitted)
-    if folder is not None:
-        folder.begin({"settings": settings, "model": model_spec}, measured)
     levels = None if measured.sigma is not None else noise.spread(measured)
     whole = cut(measured, window_cuts(measured, 1))
     base = Problem(
@@ -161,16 +172,21 @@ def fit(
         sigma=_window_sigma(whole, measured, levels),
         state_scale=scale,
         observe=observe,
-        priors={name: Prior(*pair) for name, pair in (priors or {}).items()},
+        priors=beliefs,
         strength=learned_strength if shared.weights else 0.0,
         visited=visited,
         states_free=states_free,
         known_states=None if states_free else starts,
     )
-    _check_priors(base)
+    start = torch.cat((shared.start, starts.reshape(-1) if states_free else starts.new_zeros(0)))
+    folder = None
+    if run_folder is not None:
+        folder = RunFolder(Path(run_folder), resume=resume)
+        folder.begin({"settings": settings, "model": model_spec}, measured)
+        start = folder.start(start)
     with reporting(progress) as reporter:
         run = _Run(base, plan, reporter, folder)
-        outcome = run.everything(starts, levels)
+        outcome = run.everything(start, levels)
     return conclude(outcome, absolute_sigma=absolute_sigma, settings=settings, spec=model_spec, folder=folder)
 
 
@@ -203,9 +219,8 @@ class _Run:
         self.base, self.plan, self.reporter, self.folder = base, plan, reporter, folder
         self.history: list[dict[str, Any]] = []
 
-    def everything(self, starts: Tensor, levels: Tensor | None) -> Outcome:
+    def everything(self, x: Tensor, levels: Tensor | None) -> Outcome:
         """Shoot in windows if that is called for, then fit whole trajectories, and estimate noise that is not known."""
-        x = torch.cat((self.base.shared.start, starts.reshape(-1) if self.base.states_free else starts.new_zeros(0)))
         windows = self._windows(x)
         if windows is not None:
             x, levels = self._in_windows(x, windows, levels)
@@ -231,12 +246,7 @@ class _Run:
         choice = self.plan.shooting
         if choice == "single" or not self.base.states_free:
             return None
-        if isinstance(choice, int):
-            cuts = window_cuts(self.base.measured, choice)
-        elif choice in ("auto", "multiple"):
-            cuts = window_cuts(self.base.measured, None)
-        else:
-            raise InputError(f'shooting must be "auto", "single", "multiple" or a number of windows; found {choice!r}')
+        cuts = window_cuts(self.base.measured, choice if isinstance(choice, int) else None)
         if max(len(edges) for edges in cuts) <= 2 or self.base.observe is not None:
             return None
         if choice == "auto" and not self.base.shared.weights:
@@ -312,15 +322,22 @@ class _Run:
 
 
 def measure(
-    model: Any, data: Trajectories, observe: Observe | None, guesses: Tensor | None, sigma: Mapping[str, float] | None
+    model: VectorField,
+    data: Trajectories,
+    observe: Observe | None,
+    guesses: Tensor | None,
+    sigma: Mapping[str, float] | None,
+    *,
+    known: bool = False,
 ) -> Measurements:
-    """What of ``data`` is compared with what of ``model``."""
-    labels = getattr(model, "labels", None)
-    dim = int(guesses.shape[-1]) if guesses is not None else getattr(model, "dim", None)
+    """What of ``data`` is compared with what of ``model``; first rows that serve as ``known`` starts are left out."""
+    labels = state_labels(model)
+    dim = int(guesses.shape[-1]) if guesses is not None else state_dim(model)
+    exact_start = known and not all(has_exact_start(item) for item in data)
     if observe is None:
-        return channels_of(data, dim=dim, labels=labels, sigma=sigma)
-    size = dim if dim is not None else data.dim
-    return channels_of(data, dim=dim, labels=labels, returned=returned_widths(observe, size), sigma=sigma)
+        return channels_of(data, dim=dim, labels=labels, sigma=sigma, exact_start=exact_start)
+    returned = returned_widths(observe, dim if dim is not None else data.dim)
+    return channels_of(data, dim=dim, labels=labels, returned=returned, sigma=sigma, exact_start=exact_start)
 
 
 def residual_tables(problem: Problem, x: Tensor) -> list[Tensor]:
@@ -337,24 +354,18 @@ def _window_sigma(windows: Windows, measured: Measurements, levels: Tensor | Non
     return levels[group].expand(windows.sigma.shape)
 
 
-def _initial_states(model: Any, measured: Measurements, data: Trajectories, guesses: Tensor | None, *, known: bool) -> Tensor:
+def _initial_states(
+    model: VectorField, measured: Measurements, data: Trajectories, guesses: Tensor | None, *, known: bool, noisy: bool
+) -> Tensor:
     count = len(measured.t)
     if guesses is not None:
         if guesses.ndim != 2 or len(guesses) != count:
             raise InputError(f"initial_states must have shape ({count}, dim); found {tuple(guesses.shape)}")
         return guesses.clone()
-    dim = getattr(model, "dim", None) or data.dim
-    guess = StateGuess(measured, dim, model)
+    dim = state_dim(model) or data.dim
     if known:
-        if measured.sigma is not None:
-            noisy = [i for i, sigma in enumerate(measured.sigma) if bool((sigma[0] > 0).any())]
-            if noisy:
-                raise InputError(
-                    f'initial_states="known" takes the first row as exact, but its standard deviation is not zero in trajectory '
-                    f"{measured.ids[noisy[0]]}; estimate initial states, or pass them as a tensor"
-                )
-        if any(not bool(mask[0].all()) for mask in measured.observed):
-            raise InputError('initial_states="known" needs every component of the first row; estimate them instead')
+        return known_starts(data, measured.state_columns, dim, noisy=noisy)
+    guess = StateGuess(measured, dim, model)
     return torch.stack([guess.at(i, 0) for i in range(count)])
 
 
@@ -396,12 +407,42 @@ def _calibrate(model: Any, shared: Shared, measured: Measurements, starts: Tenso
     return visited[::stride].clone()
 
 
-def _check_priors(problem: Problem) -> None:
-    names = [scalar.name for scalar in problem.shared.free]
-    for name, prior in (problem.priors or {}).items():
+def _plan(method: str, shooting: str | int, adam_steps: int, learning_rate: float, max_iterations: int) -> _Plan:
+    """The stages as they were asked for, once all of it is understood."""
+    if method not in _METHODS:
+        raise InputError(f"unknown fit method {method!r}. Known: {', '.join(_METHODS)}")
+    windows = isinstance(shooting, int) and not isinstance(shooting, bool) and shooting >= 1
+    if not windows and shooting not in ("auto", "single", "multiple"):
+        raise InputError(f'shooting must be "auto", "single", "multiple" or a number of windows; found {shooting!r}')
+    for name, value in (("adam_steps", adam_steps), ("max_iterations", max_iterations)):
+        if not (isinstance(value, int) and value >= 1):
+            raise InputError(f"{name} must be a positive integer; found {value!r}")
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate must be positive; found {learning_rate!r}")
+    return _Plan(method, shooting, adam_steps, learning_rate, max_iterations)
+
+
+def _refuse_hidden_parameters(model: VectorField, starts: Tensor) -> None:
+    """Refuse a model that reads trainable tensors which are no parameters of it: they would silently stay where they are."""
+    point = starts[:1]
+    found = trace(FieldFunction(model, (1,), point.dtype), point.new_zeros(1), point).theta
+    own = {id(parameter) for parameter in model.parameters()}
+    hidden = [tensor for tensor in found if id(tensor) not in own]
+    if hidden:
+        raise InputError(
+            f"the model reads a tensor of shape {tuple(hidden[0].shape)} that requires a gradient but is no parameter of it, "
+            "so the fit could not move it. Make it an nn.Parameter of an nn.Module, or detach it if it is a constant"
+        )
+
+
+def _check_priors(shared: Shared, priors: Mapping[str, Prior]) -> None:
+    names = [scalar.name for scalar in shared.free]
+    for name, prior in priors.items():
         if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f' Did you mean "{close[0]}"?' if close else ""
             raise InputError(
-                f'priors names "{name}", which is not a free physical constant; free: {", ".join(names) or "none"}'
+                f'priors names "{name}", which is not a free physical constant.{hint} Free: {", ".join(names) or "none"}'
             )
         if not prior.sigma > 0:
             raise InputError(f"the prior of {name} needs a positive standard deviation; found {prior.sigma}")

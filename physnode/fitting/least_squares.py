@@ -122,6 +122,6 @@ def _inside(
     """The start, moved off its bounds: the solver works in the open interior."""
     span = np.where(np.isfinite(upper - lower), upper - lower, np.maximum(np.abs(x), 1.0))
     margin = 1e-10 * span
-    return np.clip(
-        x, np.where(np.isfinite(lower), lower + margin, -np.inf), np.where(np.isfinite(upper), upper - margin, np.inf)
-    )
+    low = np.where(np.isfinite(lower), lower + margin, -np.inf)
+    high = np.where(np.isfinite(upper), upper - margin, np.inf)
+    return np.asarray(np.clip(x, low, high), dtype=np.float64)

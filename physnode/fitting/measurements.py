@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -86,12 +87,14 @@ def channels_of(
     labels: Sequence[str] | None,
     returned: Mapping[str, int] | None = None,
     sigma: Mapping[str, float] | None = None,
+    exact_start: bool = False,
 ) -> Measurements:
     """Decide what is compared with what.
 
     Without ``returned``, the state variables of the data are components of the model's state: matched by name where the model
     names its components (``labels``), else in order. ``returned`` says what an observation function gives, name to width, and
-    each name must be an observation or a state variable of the data. ``sigma`` replaces the data's standard deviations.
+    each name must be an observation or a state variable of the data. ``sigma`` replaces the data's standard deviations. With
+    ``exact_start`` the first row of each trajectory is the exact start, and no measurement.
 
     Raises:
         InputError: no data, no way to match them, or standard deviations that are not positive.
@@ -106,6 +109,10 @@ def channels_of(
         columns, wanted = None, list(returned)
     names, units = _names(trajectories[0], wanted, returned)
     tables = [_table(item, wanted) for item in trajectories]
+    if exact_start:
+        tables = [
+            (values, observed & (torch.arange(len(observed)) > 0).unsqueeze(-1), spread) for values, observed, spread in tables
+        ]
     return Measurements(
         names=names,
         units=units,
@@ -130,7 +137,7 @@ def cut(measured: Measurements, cuts: Sequence[Sequence[int]]) -> Windows:
     rows: list[tuple[int, int, int, bool]] = []
     following: list[int] = []
     for number, edges in enumerate(cuts):
-        for k, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for k, (start, end) in enumerate(pairwise(edges)):
             final = k == len(edges) - 2
             following.append(-1 if final else len(rows) + 1)
             rows.append((number, start, end, final))
@@ -163,8 +170,8 @@ def _match(names: Sequence[str], labels: Sequence[str] | None, dim: int | None) 
         return tuple(range(len(names)))
     named = f" ({', '.join(labels)})" if labels is not None else ""
     raise InputError(
-        f"the data hold {len(names)} state components ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}) but the model "
-        f"has {expected}{named}; name them alike, or give observe=, a function of (t, y) that returns what was measured"
+        f"the data hold {len(names)} state components ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}) but the "
+        f"model has {expected}{named}; name them alike, or give observe=, a function of (t, y) that returns what was measured"
     )
 
 
@@ -249,7 +256,7 @@ def _is_of(channel: str, name: str) -> bool:
 
 
 def _group(name: str) -> str:
-    """The name of a channel without its last label: ``position[sun,x]`` -> ``position[sun]``, ``position[x]`` -> ``position``."""
+    """A channel's name without its last label: ``position[sun,x]`` -> ``position[sun]``, ``position[x]`` -> ``position``."""
     if not name.endswith("]"):
         return name
     head, labels = name[:-1].split("[", 1)

@@ -6,6 +6,7 @@ square of its residuals, and fit again until it stays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +34,7 @@ def group_rms(measured: Measurements, residuals: Sequence[Tensor], unknowns: flo
     scale = torch.cat([values.abs() for values in measured.values]).amax()
     found = _grouped(measured, torch.where(observed, stacked, 0.0), observed, floor=_FLOOR * float(scale))
     count = int(observed.sum())
-    return found * (count / max(1.0, count - unknowns)) ** 0.5
+    return found * math.sqrt(count / max(1.0, count - unknowns))
 
 
 def tables(measured: Measurements, levels: Tensor) -> tuple[Tensor, ...]:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from physnode.errors import InputError
-from physnode.fields import Domain, VectorField
+from physnode.fields import Domain, FunctionField, VectorField
 
-__all__ = ["Prior", "Scalar", "Shared", "shared_parameters"]
+__all__ = ["Prior", "Scalar", "Shared", "fields_in", "shared_parameters"]
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 Fixed = Mapping[str, float] | Sequence[str] | None
@@ -126,9 +126,10 @@ def shared_parameters(
 ) -> Shared:
     """Sort the parameters of ``model`` into physical scalars and weights, and decide which are free.
 
-    Physical are the parameters that a :class:`physnode.VectorField` owns itself; all others are weights of learned terms. A
-    physical one is free if it requires a gradient, or, where ``free`` is given, if it is named there. ``fixed`` then holds
-    back single entries (``"masses[0]"``) or whole names, at a given value or where they stand.
+    Physical are the parameters that a field owns itself, be it a :class:`physnode.VectorField` or a plain ``nn.Module`` that is
+    used as one; those of modules inside it are weights of learned terms. A physical one is free if it requires a gradient, or,
+    where ``free`` is given, if it is named there. ``fixed`` then holds back single entries
+    (``"masses[0]"``) or whole names, at a given value or where they stand.
 
     Raises:
         InputError: an unknown name, a start outside its domain or bounds, or nothing free at all.
@@ -138,9 +139,9 @@ def shared_parameters(
     short = _short_names(list(physical))
     entries: dict[str, tuple[str, int]] = {}
     whole: dict[str, list[str]] = {}
-    for tensor, value in physical.items():
-        for index in range(value[1].numel()):
-            name = short[tensor] + (_subscript(index, value[1].shape) if value[1].ndim else "")
+    for tensor, (_, value) in physical.items():
+        for index in range(value.numel()):
+            name = short[tensor] + (_subscript(index, value.shape) if value.ndim else "")
             entries[name] = (tensor, index)
             whole.setdefault(short[tensor], []).append(name)
     learned = [name for name, value in weights.items() if value.requires_grad]
@@ -165,6 +166,9 @@ def shared_parameters(
         for name in expand(wanted):
             held[name] = None if target is None else float(target)
     limits = {name: pair for wanted, pair in (bounds or {}).items() for name in expand(wanted)}
+    for name in limits:
+        if name not in entries:
+            raise InputError(f'bounds names "{name}", which is a weight of a learned term; only physical constants have bounds')
 
     scalars = []
     tensors: dict[str, Tensor] = {}
@@ -175,30 +179,41 @@ def shared_parameters(
         pinned = held.get(name)
         start = start if pinned is None else pinned
         leaf = tensor.rsplit(".", 1)[-1]
-        domain = owner.domains.get(leaf, Domain())
+        domain = getattr(owner, "domains", {}).get(leaf, Domain())
         low, high = limits.get(name, (None, None))
         lower = domain.lower if low is None else max(domain.lower, float(low))
         upper = domain.upper if high is None else min(domain.upper, float(high))
         if not lower <= start <= upper:
             raise InputError(f"{name} starts at {start:g}, outside [{lower:g}, {upper:g}]; change its start or its bounds")
-        scalars.append(Scalar(name, tensor, index, start, lower, upper, owner.units.get(leaf, "1"), is_free))
+        scalars.append(Scalar(name, tensor, index, start, lower, upper, getattr(owner, "units", {}).get(leaf, "1"), is_free))
         if tensor not in tensors:
             tensors[tensor] = value.detach().to(torch.float64).clone()
         tensors[tensor].view(-1)[index] = start
     kept = tuple(name for name in learned if name not in held)
     for name in kept:
         tensors[name] = weights[name].detach().to(torch.float64).clone()
-    shared = Shared(tuple(scalars), kept, tensors)
-    return shared
+    return Shared(tuple(scalars), kept, tensors)
 
 
-def _sort(model: VectorField) -> tuple[dict[str, tuple[VectorField, nn.Parameter]], dict[str, nn.Parameter]]:
-    physical: dict[str, tuple[VectorField, nn.Parameter]] = {}
+def fields_in(model: VectorField) -> set[nn.Module]:
+    """The modules that are fields: every VectorField, and a plain module where it stands for one."""
+    found: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, VectorField):
+            found.add(module)
+        if isinstance(module, FunctionField) and isinstance(module.function, nn.Module):
+            found.add(module.function)
+    return found
+
+
+def _sort(model: VectorField) -> tuple[dict[str, tuple[nn.Module, nn.Parameter]], dict[str, nn.Parameter]]:
+    physical: dict[str, tuple[nn.Module, nn.Parameter]] = {}
     weights: dict[str, nn.Parameter] = {}
+    fields = fields_in(model)
     for path, module in model.named_modules():
         for leaf, value in module.named_parameters(recurse=False):
             name = f"{path}.{leaf}" if path else leaf
-            if isinstance(module, VectorField):
+            if module in fields:
                 physical[name] = (module, value)
             else:
                 weights[name] = value

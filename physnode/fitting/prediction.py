@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy import stats
@@ -29,7 +29,7 @@ __all__ = ["Prediction", "Validation", "predict", "validate"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted trajectory: ``t (T,)`` and ``y (T, dim)``, with the band between ``lower`` and ``upper`` if one was asked for."""
+    """A predicted trajectory: ``t (T,)`` and ``y (T, dim)``, and the band from ``lower`` to ``upper`` if it was asked for."""
 
     t: Tensor
     y: Tensor
@@ -78,7 +78,7 @@ def predict(
         raise InputError("predict needs at least one time")
     if band is not None and not 0 < band < 1:
         raise InputError(f"band is a probability between 0 and 1; found {band!r}")
-    ordered, place = wanted.unique(return_inverse=True)
+    ordered, place = torch.unique(wanted, return_inverse=True)
     own = initial_state is None
     if own and not 0 <= trajectory < len(result.initial_states):
         raise InputError(f"there are {len(result.initial_states)} trajectories; found position {trajectory}")
@@ -118,27 +118,39 @@ def predict(
     return Prediction(wanted, y[place], (y - half)[place], (y + half)[place], error[place])
 
 
-def validate(result: FitResult, data: Trajectories) -> Validation:
+def validate(
+    result: FitResult,
+    data: Trajectories,
+    sigma: Mapping[str, float] | None,
+    initial_states: Sequence[Any] | Tensor | None,
+) -> Validation:
     """See :meth:`physnode.FitResult.validate`."""
     from physnode.fitting.fit import measure, residual_tables
 
-    measured = measure(result.model, data, result.observe, result.initial_states[:1], None)
+    dim = result.initial_states.shape[1]
+    levels = result.settings.get("sigma") if sigma is None else sigma
+    measured = measure(result.model, data, result.observe, result.initial_states[:1], levels)
     if measured.names != result.measured.names:
         raise InputError(
-            f"these trajectories measure {', '.join(measured.names[:6])}, the fit was made on {', '.join(result.measured.names[:6])}"
+            f"these trajectories measure {', '.join(measured.names[:6])}, "
+            f"the fit was made on {', '.join(result.measured.names[:6])}"
         )
     windows = cut(measured, window_cuts(measured, 1))
-    sigma = windows.sigma
+    spread = windows.sigma
     if measured.sigma is None:
         if not result.group_sigma:
             raise InputError(
                 "these trajectories carry no standard deviations, and the fit has none to lend; write them into the data"
             )
         names, group = measured.groups
-        sigma = torch.tensor([result.group_sigma[name] for name in names], dtype=torch.float64)[group].expand(sigma.shape)
-    dim = result.initial_states.shape[1]
-    guess = StateGuess(measured, dim, result.model)
-    starts = torch.stack([guess.at(i, 0) for i in range(len(measured.t))])
+        spread = torch.tensor([result.group_sigma[name] for name in names], dtype=torch.float64)[group].expand(spread.shape)
+    if initial_states is not None:
+        starts = torch.as_tensor(initial_states, dtype=torch.float64)
+        if tuple(starts.shape) != (len(measured.t), dim):
+            raise InputError(f"initial_states must have shape ({len(measured.t)}, {dim}); found {tuple(starts.shape)}")
+    else:
+        guess = StateGuess(measured, dim, result.model)
+        starts = torch.stack([guess.at(i, 0) for i in range(len(measured.t))])
     held = replace(
         result.shared, scalars=tuple(replace(item, free=False) for item in result.shared.scalars), weights=(), tensors={}
     )
@@ -148,14 +160,14 @@ def validate(result: FitResult, data: Trajectories) -> Validation:
         windows=windows,
         measured=measured,
         solver=result.solver,
-        sigma=sigma,
+        sigma=spread,
         state_scale=starts.square().mean(0).sqrt().clamp(min=1e-300),
         observe=result.observe,
     )
     found = minimise(problem, starts.reshape(-1), Reporter(None), stage="initial states")
     with torch.no_grad():
         residuals = residual_tables(problem, found.x)
-    scaled = [residual / sigma[i, : len(residual)] for i, residual in enumerate(residuals)]
+    scaled = [residual / spread[i, : len(residual)] for i, residual in enumerate(residuals)]
     sums = [float(torch.nan_to_num(item).square().sum()) for item in scaled]
     counts = [int(mask.sum()) for mask in measured.observed]
     return Validation(

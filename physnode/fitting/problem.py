@@ -15,10 +15,10 @@ component, which serves all windows at once, since no window's initial state mov
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from physnode.engine.controllers import Adaptive, Controller
 from physnode.engine.families.base import Method
@@ -26,7 +26,7 @@ from physnode.errors import FitError, InputError
 from physnode.fields import SecondOrder, Sum, VectorField, split_state
 from physnode.fitting.forward_mode import forward_jacobians
 from physnode.fitting.measurements import Measurements, Observe, Windows
-from physnode.fitting.parameters import Prior, Shared
+from physnode.fitting.parameters import Prior, Shared, fields_in
 from physnode.gradients import Gradient
 from physnode.gradients.binding import with_tensors
 from physnode.gradients.forward import tangents
@@ -44,7 +44,7 @@ class Solver:
     """How trajectories are integrated during a fit."""
 
     method: str | Method = "dop853"
-    controller: Controller = Adaptive(rtol=1e-8, atol=1e-10)
+    controller: Controller = field(default_factory=lambda: Adaptive(rtol=1e-8, atol=1e-10))
     gradient: str | Gradient = "aca"
 
 
@@ -133,7 +133,8 @@ class Problem:
         [piece] = solution.pieces
         width = p + (self.dim if self.states_free else 0)
         size = chunk or max(1, min(width, int(2e7 // max(1, piece.replay.times.numel() * max(self.dim, 16)))))
-        parts = [self._columns(shared, states, piece.replay, basis) for basis in torch.eye(width, dtype=x.dtype).split(size)]
+        bases = torch.split(torch.eye(width, dtype=x.dtype), size)
+        parts = [self._columns(shared, states, piece.replay, basis) for basis in bases]
         predicted, ends = (torch.cat(pieces).movedim(0, -1) for pieces in zip(*parts, strict=True))
         prior, learned = forward_jacobians(
             lambda v: (self._prior_rows(v), self._learned_rows(self.shared.unpack(v))), shared, max(1, size)
@@ -268,8 +269,9 @@ def learned_terms(model: VectorField) -> list[VectorField]:
     found = []
     for term in terms:
         assert isinstance(term, VectorField)
-        weights = any(True for module in term.modules() for _ in module.parameters(recurse=False) if not _is_field(module))
-        if weights and not any(True for _ in term.parameters(recurse=False)):
+        fields = fields_in(term)
+        weights = any(True for module in term.modules() if module not in fields for _ in module.parameters(recurse=False))
+        if weights and not any(True for module in fields for _ in module.parameters(recurse=False)):
             found.append(term)
     return found
 
@@ -283,10 +285,6 @@ def learned_value(term: VectorField, t: Tensor, y: Tensor) -> Tensor:
         value = term(t, y)
     scale = [buffer for name, buffer in term.named_buffers() if name.endswith("output_scale")]
     return value / scale[0] if len(scale) == 1 else value
-
-
-def _is_field(module: nn.Module) -> bool:
-    return isinstance(module, VectorField)
 
 
 def returned_widths(observe: Callable[[Tensor, Tensor], Mapping[str, Tensor]], dim: int) -> dict[str, int]:

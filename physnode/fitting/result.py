@@ -180,11 +180,24 @@ class FitResult:
 
         return predict(self, times, band, trajectory, initial_state)
 
-    def validate(self, data: Trajectories) -> Validation:
-        """How well the fitted model, held fixed, describes other trajectories: only their initial states are estimated."""
+    def validate(
+        self,
+        data: Trajectories,
+        *,
+        sigma: Mapping[str, float] | None = None,
+        initial_states: Sequence[Any] | Tensor | None = None,
+    ) -> Validation:
+        """How well the fitted model, held fixed, describes other trajectories: only their initial states are estimated.
+
+        Args:
+            data: trajectories that measure what the fit was made on.
+            sigma: ``{variable: standard deviation}`` in place of what the data say; by default what the fit was given, and the
+                levels that it estimated where neither says anything.
+            initial_states: guesses ``(trajectories, dim)`` to start from, needed where the state itself is not measured.
+        """
         from physnode.fitting.prediction import validate
 
-        return validate(self, data)
+        return validate(self, data, sigma, initial_states)
 
     def save(self, folder: str | Path) -> Path:
         """Write everything into a folder that ``physnode.load`` opens."""

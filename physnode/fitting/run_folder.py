@@ -61,6 +61,10 @@ class RunFolder:
         """
         wanted = json.loads(json.dumps({"format": _FORMAT, "data": fingerprint(measured), **config}, default=str))
         there = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; a run needs a folder of its own")
+        for part in self.path.glob(".*.part"):  # a killed run may leave the file it was writing
+            part.unlink(missing_ok=True)
         if there.exists():
             if not self.resume:
                 raise InputError(
@@ -74,9 +78,19 @@ class RunFolder:
                     "choose another folder"
                 )
             return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise InputError(f"{self.path} holds files that are no run; choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         versions = {name: version(name) for name in ("physnode", "torch", "numpy", "scipy")}
         _write_json(there, {**wanted, "versions": versions})
+
+    def start(self, x: Tensor) -> Tensor:
+        """Where the run starts: kept at once, since weights drawn at random would be others in the run that goes on."""
+        saved = self.finished("start")
+        if saved is not None and saved.x.shape == x.shape:
+            return saved.x
+        self.checkpoint("start", Training(x), finished=True)
+        return x
 
     def checkpoint(self, stage: str, training: Training, *, finished: bool) -> None:
         """Keep the state of one stage."""
@@ -178,15 +192,18 @@ def load(
     """
     path = Path(folder)
     if not (path / "result.json").exists():
-        state = "holds a run that has not ended; resume it" if (path / "config.json").exists() else "holds no run"
-        raise InputError(f"{path} {state}")
+        found = "holds a run that has not ended; resume it" if (path / "config.json").exists() else "holds no run"
+        raise InputError(f"{path} {found}")
     facts, config = _read_json(path / "result.json"), _read_json(path / "config.json")
     if facts.get("format") != _FORMAT:
         raise InputError(f"{path} has format {facts.get('format')!r}; this version of physnode reads format {_FORMAT}")
     spec = config.get("model")
-    if model is None and spec is None:
+    if model is not None:
+        field = as_field(model)
+    elif spec is not None:
+        field = build(spec)
+    else:
         raise InputError(f"{path} holds a model that physnode cannot build by itself; pass it as load(folder, model=...)")
-    field = build(spec) if model is None else as_field(model)
     field = field.to(torch.float64)
     state, _ = _read_tensors(path / "model.safetensors")
     try:

@@ -8,15 +8,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from physnode.data.trajectories import Trajectories, Trajectory
 from physnode.errors import InputError
 from physnode.fields import SecondOrder, VectorField
 from physnode.fitting.measurements import Measurements, even_cuts
 
-__all__ = ["StateGuess", "follows", "window_cuts"]
+__all__ = ["StateGuess", "follows", "has_exact_start", "known_starts", "state_dim", "state_labels", "window_cuts"]
 
 _ROWS_PER_WINDOW = 12
 _MOST_WINDOWS = 16
 _NEARBY_ROWS = 7
+
+
+def state_labels(model: VectorField) -> list[str] | None:
+    """Names of the components of the state, from the model or the first of its terms that has them."""
+    for module in model.modules():
+        labels = getattr(module, "labels", None) if isinstance(module, VectorField) else None
+        if labels is not None:
+            return list(labels)
+    return None
+
+
+def state_dim(model: VectorField) -> int | None:
+    """Number of components of the state, from the model or the first of its terms that tells."""
+    for module in model.modules():
+        dim = getattr(module, "dim", None) if isinstance(module, VectorField) else None
+        if dim is not None:
+            return int(dim)
+    return None
+
+
+def has_exact_start(item: Trajectory) -> bool:
+    """Whether a trajectory carries the exact initial value of every state variable."""
+    return bool(item.variables) and set(item.variables) <= set(item.initial)
+
+
+def known_starts(data: Trajectories, columns: Sequence[int] | None, dim: int, *, noisy: bool) -> Tensor:
+    """Initial states ``(trajectories, dim)`` that are exact: those kept with the data, else the first rows.
+
+    ``columns`` says which component of the state each one of ``y`` is; ``noisy`` that standard deviations were given for all
+    rows apart from the data.
+
+    Raises:
+        InputError: a component is missing, or a first row is known to be noisy.
+    """
+    if columns is None or sorted(columns) != list(range(dim)):
+        raise InputError('initial_states="known" needs the whole state in the data; estimate initial states instead')
+    starts = torch.zeros(len(data), dim, dtype=torch.float64)
+    for i, item in enumerate(data):
+        if has_exact_start(item):
+            row = torch.cat([item.initial[name].reshape(-1) for name in item.variables])
+        else:
+            if not bool(item.observed[0].all()):
+                raise InputError('initial_states="known" needs every component of the first row; estimate them instead')
+            if noisy or (item.sigma is not None and bool((item.sigma[0] > 0).any())):
+                raise InputError(
+                    'initial_states="known" takes the first row as exact, but its standard deviation is not zero in trajectory '
+                    f"{item.id}; estimate initial states, or keep exact ones with the data (from_arrays(..., initial=...))"
+                )
+            row = item.y[0]
+        starts[i, list(columns)] = row.to(torch.float64)
+    return starts
 
 
 class StateGuess:

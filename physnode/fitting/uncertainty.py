@@ -2,8 +2,8 @@
 
 With J the Jacobian of the residual rows (in units of one standard deviation) and H = JᵀJ, the formal covariance is H⁻¹. The
 robust one is the sandwich H⁻¹ M H⁻¹, where M sums the products of scores g_t = Σ_c J_tcᵀ r_tc at nearby times of one
-trajectory with Bartlett weights. Sources: Newey, West, Econometrica 55 (1987); the bandwidth by Andrews, Econometrica 59 (1991),
-eq. 6.2-6.4 for an AR(1) approximation of the scores.
+trajectory with Bartlett weights, and priors add their own JᵀJ. Sources: Newey, West, Econometrica 55 (1987); the bandwidth by
+Andrews, Econometrica 59 (1991), eq. 6.2-6.4 for an AR(1) approximation of the scores.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ class Determination:
     """Combinations (unit vectors over scaled unknowns) that are hardly or not determined, with the ratio of eigenvalues."""
 
 
-def determine(data: Tensor, other: Tensor, scores: Sequence[Tensor]) -> Determination:
+def determine(data: Tensor, other: Tensor, scores: Sequence[Tensor], ridge: Tensor | None = None) -> Determination:
     """From the Jacobian of the data rows, that of all other rows (priors, size of the learned term), and the scores.
 
-    ``scores`` holds one tensor ``(n_i, n)`` a trajectory: the score of each time, in order.
+    ``scores`` holds one tensor ``(n_i, n)`` a trajectory: the score of each time, in order. ``ridge`` ``(n,)`` adds to the
+    diagonal of H, the inverse variance of what is believed of an unknown beforehand.
     """
     h = data.T @ data + other.T @ other
+    if ridge is not None:
+        h = h + ridge.diag()
     norms = h.diagonal().sqrt()
     norms = torch.where(norms > 0, norms, 1.0)
     values, vectors = torch.linalg.eigh(h / norms / norms.unsqueeze(-1))
@@ -49,7 +52,9 @@ def determine(data: Tensor, other: Tensor, scores: Sequence[Tensor]) -> Determin
     kept = values > _NULL * top
     inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
     covariance = (vectors * inverse) @ vectors.T / norms / norms.unsqueeze(-1)
-    meat = sum((score_covariance(part) for part in scores), torch.zeros_like(h))
+    meat = other.T @ other
+    for part in scores:
+        meat = meat + score_covariance(part)
     robust = covariance @ meat @ covariance
     lost = (vectors[:, ~kept].square().sum(-1) > 1e-6) if bool((~kept).any()) else torch.zeros_like(norms, dtype=torch.bool)
     effective = float((covariance @ (data.T @ data)).trace())
@@ -60,7 +65,7 @@ def determine(data: Tensor, other: Tensor, scores: Sequence[Tensor]) -> Determin
 
 
 def score_covariance(scores: Tensor) -> Tensor:
-    """Σ_l w_l Σ_t (g_t g_{t+l}ᵀ + transpose) with Bartlett weights, for scores ``(n, p)`` of one trajectory in order of time."""
+    """Σ_l w_l Σ_t (g_t g_{t+l}ᵀ + transpose) with Bartlett weights w, for scores ``(n, p)`` of one trajectory in time order."""
     n = len(scores)
     bandwidth = min(_bandwidth(scores), n - 1)
     if n * scores.shape[1] and bandwidth > 32:
@@ -84,7 +89,7 @@ def _by_fourier(scores: Tensor, bandwidth: float) -> Tensor:
     kernel[n + 1 :] = window[1:].flip(0)
     spectrum = torch.fft.rfft(kernel).unsqueeze(-1)
     smoothed = torch.fft.irfft(torch.fft.rfft(scores, n=size, dim=0) * spectrum, n=size, dim=0)[:n]
-    total = scores.T @ smoothed
+    total: Tensor = scores.T @ smoothed
     return 0.5 * (total + total.T)
 
 

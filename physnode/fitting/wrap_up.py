@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from physnode.errors import FitError
 from physnode.fitting.problem import Problem
 from physnode.fitting.result import FitResult
 from physnode.fitting.run_folder import RunFolder
+from physnode.fitting.starts import state_labels
 from physnode.fitting.uncertainty import Determination, combination, determine
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ def conclude(
     measured = problem.measured
     with torch.no_grad():
         solution = problem.solve(x, dense=True)
+        if not bool(solution.ok.all()):
+            raise FitError(
+                f"the fit ended where the model cannot be integrated: {solution.failures}. Start nearer to the data, give "
+                "bounds, or use multiple shooting"
+            )
         rows = problem.rows(x, solution)
         difference = torch.where(problem.windows.mask, problem.windows.values - problem.predicted(solution), torch.nan)
     residuals = tuple(difference[i, : len(t)] for i, t in enumerate(measured.t))
@@ -50,7 +57,8 @@ def conclude(
     with torch.no_grad():
         jacobian = problem.jacobian(x, solution)[:, kept]
     count = len(rows.data)
-    found = determine(jacobian[:count], jacobian[count:], _scores(problem, rows.data, jacobian[:count]))
+    scores = _scores(problem, rows.data, jacobian[:count])
+    found = determine(jacobian[:count], jacobian[count:], scores, _ridge(problem)[kept])
     chi2 = float(rows.data.square().sum())
     dof = count - found.effective
     absolute = measured.sigma is not None if absolute_sigma is None else absolute_sigma
@@ -59,8 +67,6 @@ def conclude(
     names = unknown_names(problem)
     if dof <= 0:
         warnings.append("there are at least as many effective unknowns as measurements: errors mean nothing")
-    if not bool(solution.ok.all()):
-        warnings.append(f"some trajectories could not be integrated to their end: {solution.failures}")
     if not outcome.converged:
         warnings.append(f"not converged: {outcome.reason}")
     if not problem.states_free and measured.sigma is None:
@@ -101,21 +107,27 @@ def conclude(
     return result
 
 
+def _ridge(problem: Problem) -> Tensor:
+    """Inverse prior variances that the covariance adds: one for each network weight, none for physics.
+
+    Weights act on inputs and outputs that are scaled to order one, so a unit normal around the fitted value is weak; without
+    it, what the network does where there are no data would count as certain (the linearised Laplace approximation: Daxberger
+    et al., NeurIPS 2021).
+    """
+    ridge = torch.zeros(problem.size, dtype=torch.float64)
+    ridge[len(problem.shared.free) : problem.shared.size] = 1.0
+    return ridge
+
+
 def unknown_names(problem: Problem) -> list[str]:
     """One name for each unknown: parameters, then ``initial angle [trajectory 3]``."""
-    labels = getattr(problem.model, "labels", None) or _term_labels(problem) or [f"y[{i}]" for i in range(problem.dim)]
+    labels = state_labels(problem.model)
+    if labels is None or len(labels) != problem.dim:
+        labels = [f"y[{i}]" for i in range(problem.dim)]
     names = problem.shared.names
     if problem.states_free:
         names += [f"initial {label} [trajectory {number}]" for number in problem.measured.ids for label in labels]
     return names
-
-
-def _term_labels(problem: Problem) -> Sequence[str] | None:
-    for module in problem.model.modules():
-        labels = getattr(module, "labels", None)
-        if labels is not None and len(labels) == problem.dim:
-            return list(labels)
-    return None
 
 
 def _scores(problem: Problem, data: Tensor, jacobian: Tensor) -> list[Tensor]:

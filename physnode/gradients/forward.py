@@ -8,6 +8,7 @@ outputs are linear in what it returns, and are pushed forward by the family of t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,10 +42,11 @@ def tangents(replay: Replay, y0: Tensor, dy0: Tensor, theta: Mapping[str, Tensor
             return with_tensors(field, tensors, lambda: function(point))
 
         def along(dtensors: dict[str, Tensor], direction: Tensor) -> tuple[Tensor, Tensor]:
-            found: tuple[Tensor, Tensor] = torch.func.jvp(pure, (values, x), (dtensors, direction))
-            return found
+            value, change = torch.func.jvp(pure, (values, x), (dtensors, direction))[:2]
+            return value, change
 
-        value, change = torch.func.vmap(along, out_dims=(None, 0))(directions, dx)
+        mapped: Any = torch.func.vmap(along, out_dims=(None, 0))  # type: ignore[arg-type]  # PyTorch's hint forgets None
+        value, change = mapped(directions, dx)
         return value, change
 
     records, method = replay.records, replay.method
@@ -60,7 +62,7 @@ def tangents(replay: Replay, y0: Tensor, dy0: Tensor, theta: Mapping[str, Tensor
             rows, columns, fractions = replay.plan.rows[here], replay.plan.columns[here], replay.plan.fractions[here]
             inner = (fractions != 1.0).nonzero().flatten()
             smooth = bool(len(inner)) and replay.read_out == "interpolate"
-            end, dend, stages, changes = method.push_forward(replay.f, jvp, t, t_end, y_in, dy, outputs=smooth)
+            end, dend, _, changes = method.push_forward(replay.f, jvp, t, t_end, y_in, dy, outputs=smooth)
             found = dend[:, rows]
             if smooth:
                 at = rows[inner]
