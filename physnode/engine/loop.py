@@ -17,7 +17,7 @@ from physnode.engine.controllers import Controller, Span
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.readout import OutputBoard
-from physnode.engine.records import Records, pack
+from physnode.engine.records import Records, Trial, pack
 from physnode.engine.status import Status
 
 __all__ = ["Setting", "Trace", "advance", "integrate"]
@@ -51,17 +51,6 @@ class State(NamedTuple):
     rejected: Tensor
     status: Tensor
     reached: Tensor
-
-
-class Trial(NamedTuple):
-    """One trial of the whole batch, as an observer sees it."""
-
-    t: Tensor
-    t_end: Tensor
-    y: Tensor
-    carry: Tensor | None
-    step: Step
-    accept: Tensor
 
 
 @dataclass(frozen=True)

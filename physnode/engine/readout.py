@@ -7,7 +7,7 @@ of length θh from the record's start, which has the method's full order. A time
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,11 +15,8 @@ from torch import Tensor
 from physnode.engine.controllers import Span
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
-from physnode.engine.records import OutputPlan, pack, plan_outputs
+from physnode.engine.records import OutputPlan, Trial, pack, plan_outputs
 from physnode.errors import InputError
-
-if TYPE_CHECKING:
-    from physnode.engine.loop import Trial
 
 __all__ = ["OutputBoard", "ReadOut", "choose_read_out", "interpolate", "read_slot", "restep_ranks", "short_end"]
 

@@ -7,13 +7,26 @@ can be made again from it bit by bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Span
+from physnode.engine.families.base import Step
 
-__all__ = ["OutputPlan", "Records", "pack", "plan_outputs"]
+__all__ = ["OutputPlan", "Records", "Trial", "pack", "plan_outputs"]
+
+
+class Trial(NamedTuple):
+    """One trial of the whole batch, as an observer sees it."""
+
+    t: Tensor
+    t_end: Tensor
+    y: Tensor
+    carry: Tensor | None
+    step: Step
+    accept: Tensor
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from physnode.engine.controllers import Span
 from physnode.engine.families.base import Method, Step
@@ -15,9 +15,9 @@ from physnode.engine.field_function import FieldFunction
 from physnode.engine.readout import ReadOut, read_slot
 from physnode.engine.records import OutputPlan, Records, plan_outputs
 from physnode.errors import GradientError
-from physnode.fields import VectorField
+from physnode.gradients.binding import with_tensors
 
-__all__ = ["Replay", "with_tensors"]
+__all__ = ["Replay"]
 
 T = TypeVar("T")
 
@@ -150,27 +150,6 @@ class Replay:
         here = self.plan.within(slot)
         rows, fractions = self.plan.rows[here], self.plan.fractions[here]
         return step, read_slot(f, self.method, self.read_out, t, t_end, y, carry, step, rows, fractions)
-
-
-class _Holder(nn.Module):
-    """Lets ``torch.func.functional_call`` put other tensors into a field for the length of one function call."""
-
-    def __init__(self, field: VectorField) -> None:
-        super().__init__()
-        self.field = field
-
-    def forward(self, function: Callable[[], T]) -> T:
-        return function()
-
-
-def with_tensors(field: VectorField, tensors: Mapping[str, Tensor], function: Callable[[], T]) -> T:
-    """``function()`` while the field's parameters of these names are ``tensors``."""
-    own = dict(field.named_parameters())
-    if all(own.get(name) is tensor for name, tensor in tensors.items()):
-        return function()
-    named = {f"field.{name}": tensor for name, tensor in tensors.items()}
-    result: T = torch.func.functional_call(_Holder(field), named, (function,))
-    return result
 
 
 def _plan(span: Span, records: Records, times: Tensor, reached: Tensor) -> tuple[OutputPlan, Tensor]:
