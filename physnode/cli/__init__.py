@@ -79,7 +79,8 @@ def _misused(error: Exception) -> int:
     """Say what is wrong with the words of the command; for a command without any, that is its help."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(message, err=True)
+        if message:  # some versions of typer have printed it by now
+            typer.echo(message, err=True)
         return 2
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", None) or "physnode"

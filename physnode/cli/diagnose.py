@@ -25,6 +25,7 @@ from physnode.diagnostics import (
     plot_invariants,
     residual_statistics,
 )
+from physnode.diagnostics.audit import quantities
 from physnode.errors import InputError
 from physnode.fitting import FitResult
 from physnode.fitting.figures import save_figure
@@ -240,6 +241,8 @@ def _data(
         raise InputError(f"{target} is a trajectory file; name the system whose invariants are meant: --system NAME{hint}")
     field = known_system(system, settings("--set", assignments("--set", constants), data))
     columns = _columns(field, data)
+    sample = field.initial_states(1)
+    quantities(field, torch.zeros_like(sample[:, :1]), sample)  # refuses a system that has nothing to evaluate
     found: dict[int, dict[str, ObservedInvariant]] = {}
     for item in data:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,7 +120,7 @@ def fit_command(
         start = _with_learned(start, learned, listed(learned_inputs), everything, seed)
     elif learned_inputs:
         raise InputError("--learned-inputs needs a learned term: --learned mlp:2x32")
-    with blaming(start.file):
+    with _resumable(out), blaming(start.file):
         result = fit(
             start.field,
             chosen,
@@ -148,6 +150,14 @@ def fit_command(
         show("", *[f"{name}: {validation}" for name, validation in validations.items()])
     if out is not None:
         show("", f"run: {out}", f"figure: {out / 'fit.png'}")
+
+
+@contextmanager
+def _resumable(out: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted" + ("" if out is None else f"; the same command with --resume goes on from {out}"), 130)
 
 
 def _chosen(data: Trajectories, split: str | None) -> tuple[Trajectories, list[str]]:

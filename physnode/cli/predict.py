@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -95,6 +96,8 @@ def _times(times: str | None, t1: float | None, rows: int, measured: Tensor) -> 
         raise InputError("--times and --t1 both say when; give one of them")
     if times is None:
         first, last = float(measured[0]), float(measured[-1]) if t1 is None else t1
+        if not math.isfinite(last) or last == first:
+            raise InputError(f"--t1 must be a time other than the first, {first:g}; found {last:g}")
         return torch.linspace(first, last, rows, dtype=torch.float64)
     if ":" in times:
         parts = times.split(":")

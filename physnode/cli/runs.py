@@ -29,6 +29,8 @@ def open_run(path: Path, model: str | None) -> FitResult:
     if not path.is_dir():
         fail(f"{path}: is a file; a run is the folder that physnode fit --out wrote")
     spec = _spec(path)
+    if not spec and model is None and (path / "result.json").exists():
+        fail(f"{path}: physnode does not know how to build the model of this run; name it: --model path/to/model.py:build")
     if "factory" in spec and model is None:
         fail(
             f"{path}: the model came from {spec['factory']}, which is not run without being asked; "
@@ -39,6 +41,8 @@ def open_run(path: Path, model: str | None) -> FitResult:
             return load(path)
         except InputError as error:
             fail(error)
+    if spec and "factory" not in spec:
+        raise InputError(f"{path} knows how to build its model, which is made of physnode's own parts; leave --model out")
     field = from_spec(spec, model)
     with blaming(Path(model.rpartition(":")[0])):
         try:
@@ -61,7 +65,7 @@ def position(result: FitResult, trajectory: int) -> int:
 
 
 def _spec(path: Path) -> dict[str, Any]:
-    """How the model was named; empty where the folder does not say, which ``load`` explains better."""
+    """How the model was named; empty where the folder does not say."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

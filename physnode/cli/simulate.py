@@ -76,7 +76,11 @@ def simulate_command(
     if (gaps is None) != (gap_length is None):
         raise InputError("--gaps and --gap-length go together; one of them is missing")
     given = stepping(integrator, rtol, atol, dt)
-    controller = given if dt is not None and given is not None else Adaptive(rtol or 1e-10, 1e-12 if atol is None else atol)
+    controller = (
+        given
+        if dt is not None and given is not None
+        else Adaptive(1e-10 if rtol is None else rtol, 1e-12 if atol is None else atol)
+    )
     found = simulate(
         field,
         n=n,

@@ -46,9 +46,8 @@ def _known(field: VectorField, t: Tensor, y: Tensor) -> VectorField:
     if any(hasattr(term, "energy") for term in terms):
         return known_physics(field)
     keeping = [term for term in terms if term.invariants(t, y)]
+    if not keeping:
+        raise InputError(f"{type(field).__name__} has no energy and no invariant; pass a system that has one")
     if len(keeping) != 1:
-        raise InputError(
-            f"{type(field).__name__} has {len(keeping) or 'no'} terms with an energy or an invariant; pass the one that is "
-            "meant, or a system that has one"
-        )
+        raise InputError(f"{type(field).__name__} has {len(keeping)} terms with invariants; pass the one that is meant")
     return keeping[0]
