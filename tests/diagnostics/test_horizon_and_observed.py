@@ -76,6 +76,14 @@ def test_a_loss_is_seen_and_rows_with_missing_values_left_out() -> None:
     assert found.drift.value.shape == found.value.shape
 
 
+def test_errors_are_those_of_displaced_states() -> None:
+    spring, sigma = pn.systems.HarmonicOscillator(), torch.tensor([[0.3, 0.4]] * 2, dtype=torch.float64)
+    found = observed_invariants(spring, torch.tensor([0.0, 1.0]), states((0.0, 0.0), (2.0, 0.0)), sigma=sigma)["energy"]
+    assert found.error is not None
+    # E = (q^2 + v^2) / 2: at rest sigma^2 / 2 each way; at q = 2 the displacement outwards counts
+    assert found.error.tolist() == pytest.approx([math.hypot(0.045, 0.08), math.hypot((2.3**2 - 4) / 2, 0.08)])
+
+
 def test_without_sigma_there_are_no_errors() -> None:
     kepler = pn.systems.Kepler()
     item = pn.data.simulate(kepler, t1=10.0, rows=50)[0]

@@ -118,6 +118,8 @@ def test_a_drift_from_zero_is_given_as_it_is() -> None:
     item = pn.diagnostics.InvariantDrift("x", torch.tensor([0.0, 1.0]), torch.tensor([[0.0, 0.5], [-2.0, -1.0]]))
     assert item.relative.tolist() == [[0.0, 0.5], [0.0, 0.5]]
     assert item.largest.tolist() == [0.5, 1.0]
+    broken = pn.diagnostics.InvariantDrift("x", torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 1.25, math.nan]))
+    assert broken.largest.item() == 0.25
 
 
 def test_figures_are_made_and_not_shown() -> None:
