@@ -1,9 +1,8 @@
 """Learn the damping of a pendulum from noisy, irregular, gappy data, and predict beyond them with an error band.
 
-The known physics is an undamped pendulum whose frequency is fitted. A small network that sees the angular velocity is added
-to its acceleration and learns what is missing. The first 8 seconds of each training trajectory are fitted; the rest of them
-is the test span of the figure, and other trajectories, whose initial states are estimated, tell whether the fitted model reaches
-the noise level.
+The known physics is an undamped pendulum whose frequency is fitted. A small network that sees the angular velocity is added to
+its acceleration and learns what is missing. The first 8 seconds of each training trajectory are fitted; the rest of them is the
+test span of the figure. Other trajectories, whose initial states are estimated, tell whether the fitted model reaches the noise.
 """
 
 from __future__ import annotations
@@ -58,7 +57,8 @@ def figure(result: pn.FitResult, data: pn.data.Trajectories) -> Figure:
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 6.5), layout="constrained")
-    left, right = drawing.subfigures(1, 2, width_ratios=[1.6, 1])
+    halves: Any = drawing.subfigures(1, 2, width_ratios=[1.6, 1])
+    left, right = halves
     upper, strip = left.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     track = data.split("train")[SHOWN]
     seen = track.observed[:, 0]
@@ -67,7 +67,8 @@ def figure(result: pn.FitResult, data: pn.data.Trajectories) -> Figure:
     sigma = track.sigma[seen, 0]
     fine = torch.linspace(float(track.t[0]), float(track.t[-1]), 800, dtype=torch.float64)
     curve = result.predict(fine, band=0.68, trajectory=SHOWN)
-    assert curve.lower is not None and curve.upper is not None
+    assert curve.lower is not None
+    assert curve.upper is not None
     upper.errorbar(t.numpy(), angle.numpy(), sigma.numpy(), fmt=".", color="black", markersize=3, elinewidth=0.8, label="data")
     upper.plot(fine.numpy(), curve.y[:, 0].numpy(), color="tab:orange", linewidth=1.2, label="fitted model")
     upper.fill_between(
@@ -91,7 +92,9 @@ def figure(result: pn.FitResult, data: pn.data.Trajectories) -> Figure:
     velocity = torch.linspace(-limit, limit, 200, dtype=torch.float64)
     value, error = learned_torque(result, velocity)
     damping = float(track.parameters["damping"])
-    panel.plot(velocity.numpy(), (-damping * velocity).numpy(), color="black", linestyle="--", linewidth=1, label="true damping")
+    panel.plot(
+        velocity.numpy(), (-damping * velocity).numpy(), color="black", linestyle="--", linewidth=1, label="true damping"
+    )
     panel.plot(velocity.numpy(), value.detach().numpy(), color="tab:orange", label="learned")
     panel.fill_between(
         velocity.numpy(), (value - error).detach().numpy(), (value + error).detach().numpy(), color="tab:orange", alpha=0.35

@@ -39,7 +39,7 @@ def five_bodies(planets: pn.data.Trajectory) -> tuple[pn.data.Trajectories, torc
         planets.t.numpy(),
         values,
         units={"time": "d", "position": "km", "velocity": "km d-1"},
-        labels=dict.fromkeys(("position", "velocity"), {"body": ["inner", *OUTER], "space": ["x", "y", "z"]}),
+        labels={name: {"body": ["inner", *OUTER], "space": ["x", "y", "z"]} for name in ("position", "velocity")},
     )
     return joined, gm
 

@@ -196,6 +196,11 @@ class Residual(VectorField):
             input_mean=mean, input_scale=torch.where(steady, torch.ones_like(spread), spread), output_scale=rate_scale
         )
 
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """The learned derivative: the network's output, shape of ``y``."""
+        out: Tensor = self.network(self.features(t, y))
+        return out
+
 
 class AccelerationResidual(Residual, SecondOrder):
     """A learned acceleration: q' = v, v' = network(inputs)."""
@@ -210,14 +215,13 @@ class AccelerationResidual(Residual, SecondOrder):
         out: Tensor = self.network(self.select(t, q, v))
         return out
 
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """(v, the network's output)."""
+        return SecondOrder.forward(self, t, y)
+
 
 class StateResidual(Residual):
     """A learned derivative for every component of the state."""
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """The network's output, shape of ``y``."""
-        out: Tensor = self.network(self.features(t, y))
-        return out
 
 
 KINDS: dict[str, type[Residual]] = {"acceleration": AccelerationResidual, "state": StateResidual}

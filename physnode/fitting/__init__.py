@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from physnode.fitting.fit import fit
+from physnode.fitting.loading import load
 from physnode.fitting.prediction import Prediction, Validation
 from physnode.fitting.result import Derived, FitResult
-from physnode.fitting.run_folder import load
 
 __all__ = ["Derived", "FitResult", "Prediction", "Validation", "fit", "load"]

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physnode.fitting.measurements import Measurements
+from physnode.fitting.measurements import Measurements, Windows
 
-__all__ = ["group_rms", "spread", "tables"]
+__all__ = ["group_rms", "on_windows", "spread"]
 
 _FLOOR = 1e-12
 
@@ -37,10 +37,12 @@ def group_rms(measured: Measurements, residuals: Sequence[Tensor], unknowns: flo
     return found * math.sqrt(count / max(1.0, count - unknowns))
 
 
-def tables(measured: Measurements, levels: Tensor) -> tuple[Tensor, ...]:
-    """The noise level of every measurement, ``(n_i, C)``."""
+def on_windows(windows: Windows, measured: Measurements, levels: Tensor | None) -> Tensor:
+    """Standard deviations on windows ``(S, T, C)``: the noise level of each group, or, without any, what the data say."""
+    if levels is None:
+        return windows.sigma
     _, group = measured.groups
-    return tuple(levels[group].expand(values.shape) for values in measured.values)
+    return levels[group].expand(windows.sigma.shape)
 
 
 def _grouped(measured: Measurements, values: Tensor, observed: Tensor, floor: float) -> Tensor:

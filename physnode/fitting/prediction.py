@@ -17,6 +17,7 @@ from physnode.fitting.least_squares import minimise
 from physnode.fitting.measurements import cut
 from physnode.fitting.problem import Problem
 from physnode.fitting.progress import Reporter
+from physnode.fitting.setup import measure
 from physnode.fitting.starts import StateGuess, window_cuts
 from physnode.gradients.forward import tangents
 from physnode.solve import solve
@@ -125,8 +126,6 @@ def validate(
     initial_states: Sequence[Any] | Tensor | None,
 ) -> Validation:
     """See :meth:`physnode.FitResult.validate`."""
-    from physnode.fitting.fit import measure, residual_tables
-
     dim = result.initial_states.shape[1]
     levels = result.settings.get("sigma") if sigma is None else sigma
     measured = measure(result.model, data, result.observe, result.initial_states[:1], levels)
@@ -166,7 +165,7 @@ def validate(
     )
     found = minimise(problem, starts.reshape(-1), Reporter(None), stage="initial states")
     with torch.no_grad():
-        residuals = residual_tables(problem, found.x)
+        residuals = problem.residuals(found.x)
     scaled = [residual / spread[i, : len(residual)] for i, residual in enumerate(residuals)]
     sums = [float(torch.nan_to_num(item).square().sum()) for item in scaled]
     counts = [int(mask.sum()) for mask in measured.observed]

@@ -211,6 +211,12 @@ class Problem:
         """What would be measured, ``(S, T, C)``."""
         return self._predicted(solution.ys)
 
+    def residuals(self, x: Tensor, solution: Solution | None = None) -> list[Tensor]:
+        """Measured minus predicted where each window is a whole trajectory, ``(n_i, C)``; NaN where nothing was measured."""
+        predicted = self.predicted(self.solve(x) if solution is None else solution)
+        difference = torch.where(self.windows.mask, self.windows.values - predicted, torch.nan)
+        return [difference[i, : len(t)] for i, t in enumerate(self.measured.t)]
+
     def _integrate(self, states: Tensor, dense: bool) -> Solution:
         return solve(
             self.model,

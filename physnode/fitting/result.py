@@ -14,14 +14,17 @@ from torch import Tensor
 from physnode.data.trajectories import Trajectories
 from physnode.errors import InputError
 from physnode.fields import VectorField
+from physnode.fitting.figures import fit_figure
 from physnode.fitting.measurements import Measurements, Observe
 from physnode.fitting.parameters import Shared
+from physnode.fitting.prediction import Prediction, Validation, predict, validate
 from physnode.fitting.problem import Solver
+from physnode.fitting.report import summary
+from physnode.fitting.saving import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from physnode.fitting.prediction import Prediction, Validation
 
 __all__ = ["Derived", "FitResult"]
 
@@ -131,14 +134,10 @@ class FitResult:
 
     def summary(self) -> str:
         """One page: data, noise, convergence, parameters with both errors, goodness of fit, and what is not determined."""
-        from physnode.fitting.report import summary
-
         return summary(self)
 
     def plot(self, trajectory: int = 0) -> Figure:
         """Data with error bars, the fitted curve, and residuals over sigma, for one trajectory (by position)."""
-        from physnode.fitting.figures import fit_figure
-
         return fit_figure(self, trajectory)
 
     def derived(self, function: Callable[[Mapping[str, Tensor]], Tensor], *, robust: bool = False) -> Derived:
@@ -176,8 +175,6 @@ class FitResult:
             trajectory: position of the trajectory whose initial state is used.
             initial_state: another state, at the first of ``times``; its own uncertainty is then taken as zero.
         """
-        from physnode.fitting.prediction import predict
-
         return predict(self, times, band, trajectory, initial_state)
 
     def validate(
@@ -195,14 +192,10 @@ class FitResult:
                 levels that it estimated where neither says anything.
             initial_states: guesses ``(trajectories, dim)`` to start from, needed where the state itself is not measured.
         """
-        from physnode.fitting.prediction import validate
-
         return validate(self, data, sigma, initial_states)
 
     def save(self, folder: str | Path) -> Path:
         """Write everything into a folder that ``physnode.load`` opens."""
-        from physnode.fitting.run_folder import save
-
         return save(self, Path(folder))
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from physnode.fitting.starts import state_labels
 from physnode.fitting.uncertainty import Determination, combination, determine
 
 if TYPE_CHECKING:
-    from physnode.fitting.fit import Outcome
+    from physnode.fitting.stages import Outcome
 
 __all__ = ["conclude"]
 

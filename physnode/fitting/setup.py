@@ -1,0 +1,129 @@
+"""What a fit needs before it starts: what is compared, where it begins, how large things are, and what it must refuse."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from physnode.data.trajectories import Trajectories
+from physnode.engine.controllers import Adaptive
+from physnode.engine.field_function import FieldFunction, trace
+from physnode.errors import InputError
+from physnode.fields import SecondOrder, VectorField, split_state
+from physnode.fitting.measurements import Measurements, Observe, channels_of
+from physnode.fitting.parameters import Prior, Shared
+from physnode.fitting.problem import learned_terms, returned_widths
+from physnode.fitting.starts import StateGuess, has_exact_start, known_starts, state_dim, state_labels
+
+__all__ = [
+    "calibrate",
+    "check_priors",
+    "default_controller",
+    "first_states",
+    "measure",
+    "refuse_hidden_parameters",
+    "state_scale",
+]
+
+
+def measure(
+    model: VectorField,
+    data: Trajectories,
+    observe: Observe | None,
+    guesses: Tensor | None,
+    sigma: Mapping[str, float] | None,
+    *,
+    known: bool = False,
+) -> Measurements:
+    """What of ``data`` is compared with what of ``model``; first rows that serve as ``known`` starts are left out."""
+    labels = state_labels(model)
+    dim = int(guesses.shape[-1]) if guesses is not None else state_dim(model)
+    exact_start = known and not all(has_exact_start(item) for item in data)
+    if observe is None:
+        return channels_of(data, dim=dim, labels=labels, sigma=sigma, exact_start=exact_start)
+    returned = returned_widths(observe, dim if dim is not None else data.dim)
+    return channels_of(data, dim=dim, labels=labels, returned=returned, sigma=sigma, exact_start=exact_start)
+
+
+def first_states(
+    model: VectorField, measured: Measurements, data: Trajectories, guesses: Tensor | None, *, known: bool, noisy: bool
+) -> Tensor:
+    """Initial states ``(trajectories, dim)`` where the fit starts: guesses, exact starts, or read off the data."""
+    count = len(measured.t)
+    if guesses is not None:
+        if guesses.ndim != 2 or len(guesses) != count:
+            raise InputError(f"initial_states must have shape ({count}, dim); found {tuple(guesses.shape)}")
+        return guesses.clone()
+    dim = state_dim(model) or data.dim
+    if known:
+        return known_starts(data, measured.state_columns, dim, noisy=noisy)
+    guess = StateGuess(measured, dim, model)
+    return torch.stack([guess.at(i, 0) for i in range(count)])
+
+
+def state_scale(measured: Measurements, starts: Tensor, dim: int) -> Tensor:
+    """Root mean square of each component over the data, or of the guesses where it is not measured."""
+    scale = starts.square().mean(0).sqrt()
+    if measured.state_columns is not None:
+        values, observed = torch.cat(list(measured.values)), torch.cat(list(measured.observed))
+        rms = (values.square().sum(0) / observed.sum(0).clamp(min=1)).sqrt()
+        scale = scale.index_put((torch.tensor(measured.state_columns),), rms)
+    typical = scale[scale > 0].mean() if bool((scale > 0).any()) else torch.tensor(1.0, dtype=torch.float64)
+    return torch.where(scale > 0, scale, typical)
+
+
+def default_controller(measured: Measurements, starts: Tensor, *, learned: bool) -> Adaptive:
+    """Tolerances far below the noise of most data, and measured by the size of each component."""
+    rtol = 1e-6 if learned else 1e-8
+    return Adaptive(rtol=rtol, atol=1e-3 * rtol * state_scale(measured, starts, starts.shape[1]))
+
+
+def calibrate(model: VectorField, shared: Shared, measured: Measurements, starts: Tensor, dim: int) -> Tensor | None:
+    """Set the input and output scales of learned terms from the data; returns the states where their size is measured."""
+    terms = learned_terms(model) if shared.weights else []
+    if not terms:
+        return None
+    if measured.state_columns is None:
+        visited = starts
+    else:
+        guess = StateGuess(measured, dim, model)
+        visited = torch.cat([guess.along(i) for i in range(len(measured.t))])
+    with torch.no_grad():
+        rate = model(visited.new_zeros(len(visited), 1), visited).square().mean(0).sqrt()
+    for term in terms:
+        calibrate = getattr(term, "calibrate", None)
+        if callable(calibrate):
+            own = split_state(rate)[1] if isinstance(term, SecondOrder) else rate
+            calibrate(visited, torch.where(own > 0, own, rate.mean().clamp(min=1e-300)))
+    stride = max(1, len(visited) // 2000)
+    return visited[::stride].clone()
+
+
+def refuse_hidden_parameters(model: VectorField, starts: Tensor) -> None:
+    """Refuse a model that reads trainable tensors which are no parameters of it: they would silently stay where they are."""
+    point = starts[:1]
+    found = trace(FieldFunction(model, (1,), point.dtype), point.new_zeros(1), point).theta
+    own = {id(parameter) for parameter in model.parameters()}
+    hidden = [tensor for tensor in found if id(tensor) not in own]
+    if hidden:
+        raise InputError(
+            f"the model reads a tensor of shape {tuple(hidden[0].shape)} that requires a gradient but is no parameter of it, "
+            "so the fit could not move it. Make it an nn.Parameter of an nn.Module, or detach it if it is a constant"
+        )
+
+
+def check_priors(shared: Shared, priors: Mapping[str, Prior]) -> None:
+    """Refuse priors of what is not a free physical constant, and standard deviations that are not positive."""
+    names = [scalar.name for scalar in shared.free]
+    for name, prior in priors.items():
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f' Did you mean "{close[0]}"?' if close else ""
+            raise InputError(
+                f'priors names "{name}", which is not a free physical constant.{hint} Free: {", ".join(names) or "none"}'
+            )
+        if not prior.sigma > 0:
+            raise InputError(f"the prior of {name} needs a positive standard deviation; found {prior.sigma}")
