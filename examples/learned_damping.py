@@ -2,7 +2,7 @@
 
 The known physics is an undamped pendulum whose frequency is fitted. A small network that sees the angular velocity is added to
 its acceleration and learns what is missing. The first 8 seconds of each training trajectory are fitted; the rest of them is the
-test span of the figure. Other trajectories, whose initial states are estimated, tell whether the fitted model reaches the noise.
+test span of the figure. Other trajectories, whose initial states are estimated, tell whether the model reaches the noise.
 """
 
 from __future__ import annotations
