@@ -261,3 +261,26 @@ def test_shared_steps_survive_a_failure() -> None:
     assert bad.ok.tolist() == [True, False, True, True]
     assert torch.allclose(bad.ys[SOUND], good.ys[SOUND], rtol=1e-5)
     assert bad.stats.accepted.max() < 100
+
+
+@pytest.mark.parametrize("gradient", ["direct", "aca", "symplectic"])
+def test_a_refused_trial_that_was_not_finite_leaves_no_trace(gradient: str) -> None:
+    """The first trials of row 0 overshoot into NaN and are tried again; row 1 needs more steps than row 0."""
+    rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    overshot = []
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        x, marker = y[..., :1], y[..., 1:]
+        slowing = torch.sqrt(1 - rate * x)
+        overshot.append(bool(torch.isnan(slowing[0]).any()))
+        speed = torch.where(marker > 0, slowing, rate * torch.cos(40 * t) - x)
+        return torch.cat((speed, torch.zeros_like(x)), -1)
+
+    y0 = torch.tensor([[0.0, 1.0], [0.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    sol = solve(field, y0, [0.0, 1.9], controller=Adaptive(1e-4, 1e-4, first_step=1.5), gradient=gradient)
+    assert any(overshot)
+    assert sol.ok.all()
+    assert sol.stats.accepted[1] > sol.stats.accepted[0] + 2
+    to_y0, to_rate = torch.autograd.grad(sol.ys[:, -1].sum(), (y0, rate))
+    assert torch.isfinite(to_y0).all()
+    assert torch.isfinite(to_rate)
