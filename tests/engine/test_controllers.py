@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from physnode.engine.controllers import Adaptive, Fixed
+from physnode import methods
+from physnode.engine.controllers import Adaptive, Fixed, Verdict
+from physnode.engine.families.base import Step
 from physnode.errors import InputError
 from physnode.solve import solve
 
@@ -126,6 +128,28 @@ class TestAdaptive:
         assert other.stats.accepted != plain.stats.accepted
         assert other.stats.rejected < plain.stats.rejected
 
+    def test_memory_is_of_accepted_trials_only(self) -> None:
+        """What a refused trial's error was, or a resting trajectory's, is forgotten."""
+        controller = Adaptive(0.0, 1.0, icoeff=0.3, pcoeff=0.4)
+        one = torch.ones(2, dtype=torch.float64)
+        memory = torch.cat((one.new_ones(2, 2), one.new_zeros(2, 1)), dim=-1)
+        y = torch.zeros(2, 1, dtype=torch.float64)
+        running = torch.tensor([True, False])
+
+        def judge(errors: list[float]) -> Verdict:
+            after, verdict = memory, None
+            for error in errors:
+                step = Step(y, (torch.full_like(y, error),), None, ())
+                verdict = controller.judge(methods.tsit5, running, 0 * one, one, one, y, step, after)
+                after = verdict.memory
+            assert verdict is not None
+            return verdict
+
+        assert judge([0.5, 3.0, 0.2]).dt[0] == judge([0.5, 300.0, 0.2]).dt[0]
+        assert judge([0.5, 3.0, 0.2, 0.1]).dt[0] != judge([0.5, 3.0, 0.4, 0.1]).dt[0]
+        assert torch.equal(judge([0.5, 3.0, 0.2]).memory[1], memory[1])
+        assert judge([0.5]).dt[1] == 1
+
     def test_longest_step(self) -> None:
         assert counts(Adaptive(1e-2, 1e-2, max_step=0.25, first_step=0.25), lambda t, y: 0 * y) == [40]
         assert counts(Adaptive(max_step=0.25, first_step=3.0), lambda t, y: 0 * y) == [40]
@@ -226,6 +250,12 @@ class TestOneStepForEachTrajectory:
         (alone,) = counts(Adaptive(per_trajectory=False), t1=20.0)
         sol = solve(swing, y0, ts, t0=0.0, controller=Adaptive(per_trajectory=False))
         assert sol.stats.accepted[1] <= alone + 10
+
+    def test_a_short_last_step_of_one_does_not_shorten_those_of_others(self) -> None:
+        ts = torch.tensor([[0.0, 1.0001], [0.0, 3.0]], dtype=torch.float64)
+        controller = Adaptive(first_step=0.25, max_step=0.25, per_trajectory=False)
+        sol = solve(lambda t, y: 0 * y, torch.ones(2, 1, dtype=torch.float64), ts, controller=controller)
+        assert sol.stats.accepted.tolist() == [5, 12]
 
     def test_outputs_do_not_cost_steps(self) -> None:
         for name in ("tsit5", "dopri5", "bosh3"):
