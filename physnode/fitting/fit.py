@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from physnode import gradients
 from physnode.data.trajectories import Trajectories
+from physnode.engine import methods
 from physnode.engine.controllers import Controller
 from physnode.engine.families.base import Method
 from physnode.errors import InputError
@@ -116,8 +118,10 @@ def fit(
     plan = plan_stages(method, shooting, adam_steps, learning_rate, max_iterations)
     if not learned_strength >= 0:
         raise InputError(f"learned_strength must not be negative; found {learned_strength!r}")
+    integrator, gradient = methods.get(integrator), gradients.get(gradient)
     fitted = copy.deepcopy(as_field(model)).to(torch.float64)
     shared = shared_parameters(fitted, free=free, fixed=fixed, bounds=bounds)
+    shared.place(fitted)
     guesses = None if isinstance(initial_states, str) else torch.as_tensor(initial_states, dtype=torch.float64)
     if isinstance(initial_states, str) and initial_states not in ("estimate", "known"):
         raise InputError(f'initial_states must be "estimate", "known" or a tensor of guesses; found {initial_states!r}')
@@ -145,9 +149,9 @@ def fit(
         "initial_states": "estimated" if states_free else "known",
         "method": plan.method,
         "shooting": shooting,
-        "integrator": solver.method if isinstance(solver.method, str) else solver.method.name,
+        "integrator": integrator.name,
         "controller": repr(solver.controller),
-        "gradient": solver.gradient if isinstance(solver.gradient, str) else solver.gradient.name,
+        "gradient": gradient.name,
         "learned_strength": learned_strength,
         "adam_steps": adam_steps,
         "learning_rate": learning_rate,

@@ -57,7 +57,7 @@ class Shared:
     weights: tuple[str, ...]
     """Module parameters whose entries are free network weights."""
     tensors: dict[str, Tensor]
-    """Start value of each module parameter that holds something free."""
+    """Start value of each module parameter that is physical, or holds free weights."""
 
     @property
     def free(self) -> tuple[Scalar, ...]:
@@ -98,6 +98,12 @@ class Shared:
             if scalar.start:
                 scale[i] = abs(scalar.start)
         return scale
+
+    def place(self, model: VectorField) -> None:
+        """Write the start values, those that are held among them, into ``model``."""
+        with torch.no_grad():
+            for name, value in self.tensors.items():
+                model.get_parameter(name).copy_(value)
 
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
         """The module parameters for one vector, differentiable in it."""

@@ -124,7 +124,7 @@ class Stages:
         if saved is not None:
             self.history += list(saved.history)
             return saved.x, saved.done, saved.reason
-        tolerance = 1e-3 if problem.continuity else 1e-10
+        tolerance = 1e-3 if problem.continuity else 1e-8
         found = minimise(problem, x, self.reporter, stage=stage, max_iterations=self.plan.max_iterations, tolerance=tolerance)
         self.history += found.history
         self._keep(stage, Training(found.x, 0, {}, tuple(found.history), found.converged, found.reason), finished=True)

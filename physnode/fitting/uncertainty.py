@@ -8,6 +8,7 @@ Andrews, Econometrica 59 (1991), eq. 6.2-6.4 for an AR(1) approximation of the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def score_covariance(scores: Tensor) -> Tensor:
     if n * scores.shape[1] and bandwidth > 32:
         return _by_fourier(scores, bandwidth)
     total = scores.T @ scores
-    for lag in range(1, int(bandwidth) + 1):
+    for lag in range(1, math.ceil(bandwidth) + 1):
         weight = 1 - lag / (bandwidth + 1)
         product = scores[:-lag].T @ scores[lag:]
         total = total + weight * (product + product.T)
