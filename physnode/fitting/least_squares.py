@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import optimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from physnode.fitting.problem import Problem
@@ -19,6 +20,9 @@ from physnode.fitting.progress import Reporter
 from physnode.solution import Solution
 
 __all__ = ["Minimum", "minimise"]
+
+_SMALL = 5e6
+"""Entries of a Jacobian below which one BLAS thread is faster: with more, each decomposition waits for the busiest core."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,20 @@ def minimise(
         history.append({"stage": stage, "step": int(intermediate_result.nit), "loss": loss})
         reporter.step(loss, int(intermediate_result.nit))
 
-    found = optimize.least_squares(
-        evaluations.rows,
-        inside,
-        jac=evaluations.jacobian,
-        bounds=(lower, upper),
-        method="trf",
-        x_scale="jac",
-        ftol=tolerance,
-        xtol=tolerance,
-        gtol=1e-12,
-        max_nfev=max_iterations,
-        callback=note,
-    )
+    with threadpool_limits(1 if problem.size * entries < _SMALL else None, user_api="blas"):
+        found = optimize.least_squares(
+            evaluations.rows,
+            inside,
+            jac=evaluations.jacobian,
+            bounds=(lower, upper),
+            method="trf",
+            x_scale="jac",
+            ftol=tolerance,
+            xtol=tolerance,
+            gtol=1e-12,
+            max_nfev=max_iterations,
+            callback=note,
+        )
     if not history:
         history.append({"stage": stage, "step": 0, "loss": float(found.cost) / entries})
     return Minimum(
