@@ -97,6 +97,8 @@ def _restored(
         names=tuple(facts["names"]),
         covariance=tensors["covariance"],
         robust_covariance=tensors["robust_covariance"],
+        finite_variances=tensors["finite_variances"],
+        null_directions=tensors["null_directions"],
         initial_states=tensors["initial_states"],
         states_free=facts["states_free"],
         measured=measured,

@@ -19,6 +19,7 @@ from physnode.fitting.problem import Problem
 from physnode.fitting.progress import Reporter
 from physnode.fitting.setup import measure
 from physnode.fitting.starts import StateGuess, window_cuts
+from physnode.fitting.uncertainty import propagate
 from physnode.gradients.forward import tangents
 from physnode.solve import solve
 
@@ -114,7 +115,9 @@ def predict(
         first = size + trajectory * len(state)
         index = torch.cat((torch.arange(size), torch.arange(first, first + dim)))
         covariance = result.covariance[index.unsqueeze(-1), index]
-        error = torch.einsum("tdi,ij,tdj->td", jacobian, covariance, jacobian).clamp(min=0).sqrt()
+        finite, null = result.finite_variances[0, index], result.null_directions[:, index]
+        variances = [propagate(row, covariance, finite, null).diagonal() for row in jacobian]
+        error = torch.stack(variances).clamp(min=0).sqrt()
     half = float(stats.norm.ppf(0.5 + band / 2)) * error
     return Prediction(wanted, y[place], (y - half)[place], (y + half)[place], error[place])
 

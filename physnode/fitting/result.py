@@ -21,6 +21,7 @@ from physnode.fitting.prediction import Prediction, Validation, predict, validat
 from physnode.fitting.problem import Solver
 from physnode.fitting.report import summary
 from physnode.fitting.saving import save
+from physnode.fitting.uncertainty import propagate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +58,10 @@ class FitResult:
     """Formal covariance of all unknowns, in the order of ``names``."""
     robust_covariance: Tensor
     """The same with the sandwich estimate, which does not assume independent residuals."""
+    finite_variances: Tensor
+    """``(2, n)``: diagonals of both covariances within what is determined, where those have infinities."""
+    null_directions: Tensor
+    """``(k, n)``: combinations of unknowns that nothing determines."""
     initial_states: Tensor
     """``(trajectories, dim)``, at the first time of each trajectory."""
     states_free: bool
@@ -143,6 +148,8 @@ class FitResult:
     def derived(self, function: Callable[[Mapping[str, Tensor]], Tensor], *, robust: bool = False) -> Derived:
         """Value and covariance of any function of the free physical parameters, by its exact derivative.
 
+        A function of what the data determine has an error even where single parameters have none, such as a product of two.
+
         Args:
             function: takes a dictionary of name to 0-dim tensor, returns a tensor.
             robust: propagate the robust covariance instead of the formal one.
@@ -157,7 +164,8 @@ class FitResult:
         value = flat(point)
         jacobian: Tensor = torch.func.jacrev(flat)(point).reshape(-1, count)
         covariance = (self.robust_covariance if robust else self.covariance)[:count, :count]
-        return Derived(value.detach(), (jacobian @ covariance @ jacobian.T).detach())
+        finite, null = self.finite_variances[int(robust), :count], self.null_directions[:, :count]
+        return Derived(value.detach(), propagate(jacobian, covariance, finite, null).detach())
 
     def predict(
         self,

@@ -31,6 +31,8 @@ def save(result: FitResult, folder: Path) -> Path:
         "x": result.x,
         "covariance": result.covariance,
         "robust_covariance": result.robust_covariance,
+        "finite_variances": result.finite_variances,
+        "null_directions": result.null_directions,
         "initial_states": result.initial_states,
         **{f"shared.{name}": value for name, value in result.shared.tensors.items()},
     }

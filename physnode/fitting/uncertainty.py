@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Determination", "combination", "determine", "score_covariance"]
+__all__ = ["Determination", "combination", "determine", "propagate", "score_covariance"]
 
 _NULL = 1e-13
 """Eigenvalues of the scaled H below this share of the largest are zero to rounding."""
@@ -35,6 +35,10 @@ class Determination:
     """Effective number of unknowns that the data determine: the trace of the influence matrix of the data rows."""
     weak: list[tuple[Tensor, float]]
     """Combinations (unit vectors over scaled unknowns) that are hardly or not determined, with the ratio of eigenvalues."""
+    finite: Tensor
+    """``(2, n)``: the diagonals of both covariances within what is determined."""
+    null: Tensor
+    """``(k, n)``: directions, in units of the unknowns, along which nothing is determined."""
 
 
 def determine(data: Tensor, other: Tensor, scores: Sequence[Tensor], ridge: Tensor | None = None) -> Determination:
@@ -54,15 +58,34 @@ def determine(data: Tensor, other: Tensor, scores: Sequence[Tensor], ridge: Tens
     inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
     covariance = (vectors * inverse) @ vectors.T / norms / norms.unsqueeze(-1)
     meat = other.T @ other
+    if ridge is not None:
+        meat = meat + ridge.diag()
     for part in scores:
         meat = meat + score_covariance(part)
     robust = covariance @ meat @ covariance
     lost = (vectors[:, ~kept].square().sum(-1) > 1e-6) if bool((~kept).any()) else torch.zeros_like(norms, dtype=torch.bool)
     effective = float((covariance @ (data.T @ data)).trace())
+    finite = torch.stack((covariance.diagonal(), robust.diagonal())).clone()
     for matrix in (covariance, robust):
         matrix[lost, lost] = torch.inf
     weak = [(vectors[:, i], float(values[i] / top)) for i in range(len(values)) if values[i] < _WEAK * top]
-    return Determination(covariance, robust, effective, weak)
+    return Determination(covariance, robust, effective, weak, finite, (vectors[:, ~kept] / norms.unsqueeze(-1)).T)
+
+
+def propagate(jacobian: Tensor, covariance: Tensor, finite: Tensor, null: Tensor) -> Tensor:
+    """J C Jᵀ ``(m, m)`` for functions with Jacobian J ``(m, n)`` of unknowns that may not all be determined.
+
+    ``finite`` ``(n,)`` stands in for infinite variances, and ``null`` ``(k, n)`` holds the directions that nothing determines:
+    a function that changes along one of them has an infinite variance, one that does not is as certain as its rest.
+    """
+    within = covariance.clone()
+    within.diagonal().copy_(torch.where(torch.isinf(within.diagonal()), finite, within.diagonal()))
+    total: Tensor = jacobian @ within @ jacobian.T
+    moved = (jacobian @ null.T).abs()
+    size = (jacobian.square() @ finite.clamp(min=0)).sqrt()  # null vectors are unit vectors in about these units
+    lost = (moved > 1e-6 * size.unsqueeze(-1)).any(-1)
+    total[lost, lost] = torch.inf
+    return total
 
 
 def score_covariance(scores: Tensor) -> Tensor:

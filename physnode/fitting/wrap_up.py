@@ -22,6 +22,7 @@ __all__ = ["conclude"]
 
 _MOST_UNKNOWNS = 4000
 _STRONG = 0.95
+_POOR = 1.5
 
 
 def conclude(
@@ -69,6 +70,11 @@ def conclude(
         warnings.append("there are at least as many effective unknowns as measurements: errors mean nothing")
     if not outcome.converged:
         warnings.append(f"not converged: {outcome.reason}")
+    if absolute and dof > 0 and chi2 / dof > _POOR and chi2 - dof > 5 * (2 * dof) ** 0.5:
+        warnings.append(
+            f"the model does not describe the data: reduced chi-square {chi2 / dof:.3g}; errors that assume it does are too "
+            "small"
+        )
     if not problem.states_free and measured.sigma is None:
         warnings.append("initial states are taken as exact: if the first rows are noisy, the errors are far too small")
     result = FitResult(
@@ -78,6 +84,8 @@ def conclude(
         names=tuple(names),
         covariance=covariance,
         robust_covariance=robust,
+        finite_variances=_spread(found.finite * torch.tensor([[factor], [1.0]], dtype=torch.float64), kept, problem.size),
+        null_directions=_spread(found.null, kept, problem.size),
         initial_states=problem.split(x)[1].clone(),
         states_free=problem.states_free,
         measured=measured,
@@ -138,6 +146,13 @@ def _scores(problem: Problem, data: Tensor, jacobian: Tensor) -> list[Tensor]:
     table = jacobian.new_zeros(windows * times, jacobian.shape[1]).index_add(0, place, jacobian * data.unsqueeze(-1))
     by_window = table.view(windows, times, -1)
     return [by_window[i, : len(t)][mask[i, : len(t)].any(-1)] for i, t in enumerate(problem.measured.t)]
+
+
+def _spread(rows: Tensor, kept: Tensor, size: int) -> Tensor:
+    """Rows over the kept unknowns, as rows over all."""
+    full = rows.new_zeros(len(rows), size)
+    full[:, kept] = rows
+    return full
 
 
 def _full(block: Tensor, kept: Tensor, size: int) -> Tensor:
