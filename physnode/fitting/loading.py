@@ -60,7 +60,7 @@ def load(
     tensors, _ = read_tensors(path / "result.safetensors")
     try:
         return _restored(facts, tensors, field, observe, spec)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             f"{path} is damaged: result.json and result.safetensors do not hold what they should ({error!r})"
         ) from error
@@ -71,6 +71,7 @@ def _restored(
 ) -> FitResult:
     """The result that ``save`` took apart."""
     count = facts["trajectories"]
+    _check_lengths(facts, tensors)
     shared = Shared(
         tuple(
             Scalar(**{**item, "lower": _number(item["lower"]), "upper": _number(item["upper"])}) for item in facts["scalars"]
@@ -119,6 +120,13 @@ def _restored(
         observe=observe,
         spec=spec,
     )
+
+
+def _check_lengths(facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    unknowns, channels = len(tensors["x"]), tensors["data.0.values"].shape[1]
+    for key, needed in (("names", unknowns), ("channels", channels), ("units", channels), ("ids", facts["trajectories"])):
+        if not isinstance(facts[key], list) or len(facts[key]) != needed:
+            raise ValueError(f"{key} should list {needed}")
 
 
 def _solver(facts: dict[str, Any]) -> Solver:
