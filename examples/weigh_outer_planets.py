@@ -110,7 +110,7 @@ def figure(result: pn.FitResult, data: pn.data.Trajectories, path: Path) -> Path
         for coordinate, label in enumerate("xyz"):
             axis.plot(years, residuals[:, body, coordinate], linewidth=1, label=label)
         axis.set_ylabel(f"{name}\n[km]")
-    axes[0].legend(ncols=3, loc="upper right", fontsize="small")
+    axes[0].legend(ncols=3, loc="lower right", fontsize="small")
     axes[0].set_title("JPL DE421 minus fitted five-body model")
     orbit = pn.solve(result.model, result.initial_states[0], data[0].t, method="dop853", controller=pn.Adaptive(1e-12, 1e-6))
     axes[5].plot(years, pn.diagnostics.energy_drift(result.model, orbit).relative)

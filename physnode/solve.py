@@ -168,7 +168,7 @@ def _one_way(
                 carry = safe_carry
             derivative = torch.where(good.unsqueeze(-1), derivative, derivative[stand_in])
         setting = Setting(f, method, controller, span, safe_y, safe_carry, max_steps)
-        spent = int(first) * traced.calls + int(carry is not None and not method_shares_derivative(method, f))
+        spent = int(first) * traced.calls + int(carry is not None and not _shares_derivative(method, f))
         board = OutputBoard(span, times, start, read)
         found = integrate(setting, start, derivative, carry, status, board, keep_records=keep, spent=spent)
     if found.records is None:
@@ -178,7 +178,7 @@ def _one_way(
     return found, Piece(replay, y0)
 
 
-def method_shares_derivative(method: Method, f: FieldFunction) -> bool:
+def _shares_derivative(method: Method, f: FieldFunction) -> bool:
     """Whether the first step starts from f(t0, y0) itself, which is already known."""
     return not isinstance(method, methods.Splitting) or f.drift_is_identity
 

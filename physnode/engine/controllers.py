@@ -127,7 +127,8 @@ class Adaptive(Controller):
 
     Args:
         rtol: relative tolerance; by default 1e-6 for float64 states, 1e-4 for float32.
-        atol: absolute tolerance, a number or one per component ``(dim,)``; by default 1e-9 for float64, 1e-6 for float32.
+        atol: absolute tolerance, a number or one per component ``(dim,)``; by default 1e-9 for float64, 1e-6 for float32, times
+            the largest entry of a trajectory's first state where that is below 1, so that small units are no coarser.
         per_trajectory: one step size per trajectory; False: all trajectories share the smallest.
         first_step: length of the first trial; None: Hairer's starting-step algorithm (two evaluations).
         min_step, max_step: limits of a step's length. A trial refused at ``min_step`` fails the trajectory.
@@ -196,12 +197,19 @@ class Adaptive(Controller):
             raise InputError(f"rtol={rtol:g} is below what {dtype} can resolve ({floor:.2g}); raise rtol or use float64")
 
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
-        """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``; memory of two past ratios and a refusal."""
+        """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``.
+
+        The memory holds two past ratios, whether the last trial was refused, and the size of the starting state up to 1, by
+        which a default ``atol`` is measured.
+        """
         length = (span.t1 - span.t0).abs()
-        memory = torch.cat((length.new_ones(len(length), 2), length.new_zeros(len(length), 1)), dim=-1)
+        size = y.abs().amax(-1).to(torch.float64)
+        size = torch.where((size > 0) & (size < 1), size, 1.0)
+        ones = torch.ones_like(length)
+        memory = torch.stack((ones, ones, torch.zeros_like(length), size), dim=-1)
         if self.first_step is not None:
             return torch.full_like(length, self.first_step).clamp(self.min_step, self.max_step), memory, 0
-        rtol, atol = self._scales(y)
+        rtol, atol = self._scales(y, size)
         scale = atol + rtol * y.abs()
         d0, d1 = _rms(y / scale), _rms(derivative / scale)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
@@ -232,7 +240,7 @@ class Adaptive(Controller):
         memory: Tensor,
     ) -> Verdict:
         """The error test and the next length."""
-        rtol, atol = self._scales(y)
+        rtol, atol = self._scales(y, memory[:, 3])
         scale = atol + rtol * torch.maximum(y.abs(), step.y.abs())
         ratio = _combined([_rms(error / scale) for error in step.error])
         finite = torch.isfinite(ratio + step.y.sum(-1))
@@ -261,7 +269,7 @@ class Adaptive(Controller):
         moved = (running & accept).unsqueeze(-1)
         ratios = torch.where(moved, torch.stack((inverse, memory[:, 0]), dim=-1), memory[:, :2])
         refused_now = torch.where(running, (~accept).to(memory.dtype), memory[:, 2])
-        memory = torch.cat((ratios, refused_now.unsqueeze(-1)), dim=-1)
+        memory = torch.cat((ratios, refused_now.unsqueeze(-1), memory[:, 3:]), dim=-1)
         dt_next = torch.where(running, dt_next, dt)
         arrived_short = accept & (length < dt * (1 - 1e-9))
         return Verdict(accept, self._shared(dt_next, running & ~arrived_short & ~stuck), memory, stuck)
@@ -271,8 +279,10 @@ class Adaptive(Controller):
         resolution = 4 * torch.finfo(torch.float64).eps * t.abs()
         return torch.clamp(resolution, min=max(self.min_step, 1e-40))
 
-    def _scales(self, y: Tensor) -> tuple[float, Tensor]:
+    def _scales(self, y: Tensor, size: Tensor) -> tuple[float, Tensor]:
         rtol, atol = self.tolerances(y.dtype)
+        if self.atol is None:
+            return rtol, (atol * size).to(y).unsqueeze(-1)
         if atol.ndim and atol.shape[-1] != y.shape[-1]:
             raise InputError(
                 f"atol has {atol.shape[-1]} entries for a state of {y.shape[-1]}; give one number or one per component"

@@ -21,17 +21,17 @@ from physnode.fields import as_field
 from physnode.fitting import noise
 from physnode.fitting.measurements import Observe, cut
 from physnode.fitting.model_spec import describe
-from physnode.fitting.parameters import Bounds, Fixed, Prior, shared_parameters
+from physnode.fitting.parameters import Bounds, Fixed, shared_parameters
 from physnode.fitting.problem import Problem, Solver
 from physnode.fitting.progress import reporting
 from physnode.fitting.result import FitResult
 from physnode.fitting.run_folder import RunFolder
 from physnode.fitting.setup import (
     calibrate,
-    check_priors,
     default_controller,
     first_states,
     measure,
+    read_priors,
     refuse_hidden_parameters,
     state_scale,
 )
@@ -96,7 +96,7 @@ def fit(
             the first for physics alone, the last with learned terms.
         shooting: ``"single"``, a number of windows a trajectory, ``"multiple"`` (windows of about a dozen rows), or ``"auto"``:
             multiple where there is something to learn, or where the start does not follow the data. It always ends with
-            whole trajectories.
+            whole trajectories; if chi-square is then far above 1, windows are tried once more from the parameters found.
         integrator, controller, gradient: as in :func:`physnode.solve`; by default ``"dop853"`` at rtol 1e-8, or 1e-6 with
             learned terms.
         learned_strength: weight of the learned term's mean square, in units of its output scale.
@@ -115,7 +115,7 @@ def fit(
         InputError: the model, the data and the options do not fit together.
         FitError: the fit cannot go on.
     """
-    plan = plan_stages(method, shooting, adam_steps, learning_rate, max_iterations)
+    plan = plan_stages(method, shooting, adam_steps, learning_rate, max_iterations, judged=absolute_sigma is not False)
     if not learned_strength >= 0:
         raise InputError(f"learned_strength must not be negative; found {learned_strength!r}")
     integrator, gradient = methods.get(integrator), gradients.get(gradient)
@@ -135,8 +135,7 @@ def fit(
     solver = Solver(integrator, controller or default_controller(measured, starts, learned=bool(shared.weights)), gradient)
     if method == "auto":
         plan = replace(plan, method="adam+lbfgs" if shared.weights else "least_squares")
-    beliefs = {name: Prior(*pair) for name, pair in (priors or {}).items()}
-    check_priors(shared, beliefs)
+    beliefs = read_priors(shared, priors or {})
     visited = calibrate(fitted, shared, measured, starts, dim)
     settings = {
         "free": [scalar.name for scalar in shared.free],
@@ -146,6 +145,8 @@ def fit(
         "sigma": None if sigma is None else {name: float(value) for name, value in sigma.items()},
         "fixed": [scalar.name for scalar in shared.scalars if not scalar.free],
         "weights": sum(shared.tensors[name].numel() for name in shared.weights),
+        "absolute_sigma": absolute_sigma,
+        "observe": None if observe is None else getattr(observe, "__qualname__", type(observe).__name__),
         "initial_states": "estimated" if states_free else "known",
         "method": plan.method,
         "shooting": shooting,

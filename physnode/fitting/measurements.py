@@ -165,6 +165,13 @@ def cut(measured: Measurements, cuts: Sequence[Sequence[int]]) -> Windows:
 def _match(names: Sequence[str], labels: Sequence[str] | None, dim: int | None) -> tuple[int, ...]:
     if labels is not None and set(names) <= set(labels):
         return tuple(list(labels).index(name) for name in names)
+    shared = [name for name in names if labels is not None and name in labels]
+    if shared and labels is not None:
+        others = [name for name in names if name not in shared]
+        raise InputError(
+            f"the data call some components as the model does ({', '.join(shared[:6])}) and others not ({', '.join(others[:6])}); "
+            f"the model has {', '.join(labels)}. Name them all alike, so that nothing is matched by its place"
+        )
     expected = len(labels) if labels is not None else dim
     if expected is None or expected == len(names):
         return tuple(range(len(names)))
@@ -175,7 +182,7 @@ def _match(names: Sequence[str], labels: Sequence[str] | None, dim: int | None) 
     )
 
 
-Table = tuple[Tensor, Tensor, Tensor | None]
+Table = tuple[Tensor, Tensor, Tensor]
 
 
 def _names(
@@ -206,23 +213,23 @@ def _names(
 
 
 def _table(trajectory: Trajectory, wanted: Sequence[str]) -> Table:
-    """Values, mask and standard deviations of the wanted variables, side by side."""
+    """Values, mask and standard deviations (NaN where there are none) of the wanted variables, side by side."""
     values: list[Tensor] = []
     observed: list[Tensor] = []
-    sigma: list[Tensor | None] = []
+    sigma: list[Tensor] = []
     for variable in wanted:
         if variable in trajectory.variables:
             columns = [i for i, name in enumerate(trajectory.names) if name.split("[")[0] == variable]
             values.append(trajectory.y[:, columns])
             observed.append(trajectory.observed[:, columns])
-            sigma.append(None if trajectory.sigma is None else trajectory.sigma[:, columns])
+            given = None if trajectory.sigma is None else trajectory.sigma[:, columns]
         else:
             item = trajectory.observations[variable]
             values.append(item.values.reshape(len(trajectory.t), -1))
             observed.append(item.observed.reshape(len(trajectory.t), -1))
-            sigma.append(None if item.sigma is None else item.sigma.reshape(len(trajectory.t), -1))
-    known = [spread for spread in sigma if spread is not None]
-    return torch.cat(values, 1), torch.cat(observed, 1), torch.cat(known, 1) if len(known) == len(sigma) else None
+            given = None if item.sigma is None else item.sigma.reshape(len(trajectory.t), -1)
+        sigma.append(torch.full_like(values[-1], torch.nan) if given is None else given)
+    return torch.cat(values, 1), torch.cat(observed, 1), torch.cat(sigma, 1)
 
 
 def _sigma_tables(
@@ -238,10 +245,15 @@ def _sigma_tables(
             )
         row = torch.tensor([next(float(v) for k, v in given.items() if _is_of(channel, k)) for channel in names])
         found = [row.to(torch.float64).expand(values.shape) for values, _, _ in tables]
-    elif any(spread is None or bool(torch.isnan(spread[observed]).any()) for _, observed, spread in tables):
-        return None
+    elif bare := _without_sigma(tables, names):
+        if len(bare) == len(names):
+            return None
+        raise InputError(
+            f"some measurements have a standard deviation and others none ({', '.join(bare[:6])}); give all of them one with "
+            "sigma={variable: value}, or write them into the data"
+        )
     else:
-        found = [spread.to(torch.float64) for _, _, spread in tables if spread is not None]
+        found = [spread.to(torch.float64) for _, _, spread in tables]
     for spread, (_, observed, _) in zip(found, tables, strict=True):
         if not bool((spread[observed] > 0).all()):
             raise InputError(
@@ -249,6 +261,15 @@ def _sigma_tables(
                 "correct the data, or pass sigma={name: value}"
             )
     return tuple(found)
+
+
+def _without_sigma(tables: Sequence[Table], names: Sequence[str]) -> list[str]:
+    """Channels that have an observed value without a standard deviation."""
+    return [
+        name
+        for channel, name in enumerate(names)
+        if any(bool(torch.isnan(spread[observed[:, channel], channel]).any()) for _, observed, spread in tables)
+    ]
 
 
 def _is_of(channel: str, name: str) -> bool:

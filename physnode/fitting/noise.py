@@ -16,7 +16,7 @@ from physnode.fitting.measurements import Measurements, Windows
 
 __all__ = ["group_rms", "on_windows", "spread"]
 
-_FLOOR = 1e-12
+_FLOOR = 1e-7
 
 
 def spread(measured: Measurements) -> Tensor:

@@ -47,6 +47,11 @@ class Scalar:
     unit: str
     free: bool
 
+    def at_bound(self, value: float) -> bool:
+        """Whether ``value`` lies on a bound."""
+        margin = 1e-8 * max(abs(value), abs(self.start), 1e-300)
+        return value - self.lower <= margin or self.upper - value <= margin
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -171,7 +176,7 @@ def shared_parameters(
     for wanted, target in fixed.items() if isinstance(fixed, Mapping) else ((name, None) for name in _listed(fixed)):
         for name in expand(wanted):
             held[name] = None if target is None else float(target)
-    limits = {name: pair for wanted, pair in (bounds or {}).items() for name in expand(wanted)}
+    limits = {name: _pair(wanted, pair) for wanted, pair in (bounds or {}).items() for name in expand(wanted)}
     for name in limits:
         if name not in entries:
             raise InputError(f'bounds names "{name}", which is a weight of a learned term; only physical constants have bounds')
@@ -210,6 +215,16 @@ def fields_in(model: VectorField) -> set[nn.Module]:
         if isinstance(module, FunctionField) and isinstance(module.function, nn.Module):
             found.add(module.function)
     return found
+
+
+def _pair(name: str, bounds: object) -> tuple[float | None, float | None]:
+    """Both bounds of one parameter. Raises InputError for anything but a pair (lowest, highest) in that order."""
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise InputError(f"bounds of {name} must be a pair (lowest, highest), with None for no limit; found {bounds!r}")
+    low, high = bounds
+    if low is not None and high is not None and not float(low) < float(high):
+        raise InputError(f"bounds of {name} must be (lowest, highest); found ({low:g}, {high:g})")
+    return low, high
 
 
 def _sort(model: VectorField) -> tuple[dict[str, tuple[nn.Module, nn.Parameter]], dict[str, nn.Parameter]]:

@@ -300,7 +300,12 @@ def returned_widths(observe: Callable[[Tensor, Tensor], Mapping[str, Tensor]], d
         InputError: it fails, or returns something other than a dictionary of tensors with the leading axes of the state.
     """
     t, y = torch.zeros(2, 3, 1, dtype=torch.float64), torch.ones(2, 3, dim, dtype=torch.float64)
-    found = observe(t, y)
+    try:
+        found = observe(t, y)
+    except Exception as error:
+        raise InputError(
+            f"observe failed when it was tried on t (2, 3, 1) and y (2, 3, {dim}): {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(found, Mapping) or not found:
         raise InputError(f"observe must return a dictionary of name to tensor; found {type(found).__name__}")
     for name, value in found.items():

@@ -119,23 +119,30 @@ class FitResult:
         return self.chi2 / self.dof if self.dof > 0 else math.nan
 
     @property
+    def deviance(self) -> float:
+        """-2 ln L up to a constant: chi-square, plus Σ ln σ² where the noise was estimated and so is part of the model."""
+        if self.sigma_source == "given":
+            return self.chi2
+        logs = [sigma[mask].log().sum() for sigma, mask in zip(self.sigma, self.measured.observed, strict=True)]
+        return self.chi2 + 2 * float(torch.stack(logs).sum())
+
+    @property
     def aic(self) -> float:
-        """Akaike's criterion, chi2 + 2 k, with k the effective number of unknowns."""
-        return self.chi2 + 2 * (self.measured.rows_used - self.dof)
+        """Akaike's criterion, deviance + 2 k, with k the effective number of unknowns (noise levels included)."""
+        return self.deviance + 2 * self._counted
 
     @property
     def bic(self) -> float:
-        """Schwarz's criterion, chi2 + k ln n."""
-        return self.chi2 + (self.measured.rows_used - self.dof) * math.log(max(1, self.measured.rows_used))
+        """Schwarz's criterion, deviance + k ln n."""
+        return self.deviance + self._counted * math.log(max(1, self.measured.rows_used))
+
+    @property
+    def _counted(self) -> float:
+        return self.measured.rows_used - self.dof + len(self.group_sigma)
 
     def at_bound(self, name: str) -> bool:
         """Whether a physical parameter ended on a bound, where its formal error means little."""
-        for i, scalar in enumerate(self.shared.free):
-            if scalar.name == name:
-                value = float(self.x[i])
-                margin = 1e-8 * max(abs(value), abs(scalar.start), 1e-300)
-                return value - scalar.lower <= margin or scalar.upper - value <= margin
-        return False
+        return any(scalar.name == name and scalar.at_bound(float(self.x[i])) for i, scalar in enumerate(self.shared.free))
 
     def summary(self) -> str:
         """One page: data, noise, convergence, parameters with both errors, goodness of fit, and what is not determined."""

@@ -20,10 +20,10 @@ from physnode.fitting.starts import StateGuess, has_exact_start, known_starts, s
 
 __all__ = [
     "calibrate",
-    "check_priors",
     "default_controller",
     "first_states",
     "measure",
+    "read_priors",
     "refuse_hidden_parameters",
     "state_scale",
 ]
@@ -56,8 +56,19 @@ def first_states(
     if guesses is not None:
         if guesses.ndim != 2 or len(guesses) != count:
             raise InputError(f"initial_states must have shape ({count}, dim); found {tuple(guesses.shape)}")
+        bad = (~torch.isfinite(guesses).all(-1)).nonzero().flatten().tolist()
+        if bad:
+            raise InputError(
+                f"the guess of trajectory {measured.ids[bad[0]]} in initial_states is not finite: {guesses[bad[0]].tolist()}"
+            )
         return guesses.clone()
     dim = state_dim(model) or data.dim
+    if isinstance(model, SecondOrder) and dim % 2:
+        raise InputError(
+            f"{type(model).__name__} moves positions and velocities, and the data hold {data.dim} components "
+            f"({', '.join(measured.names)}); say which they are with a class attribute such as "
+            'labels = ("displacement", "velocity"), positions first'
+        )
     if known:
         return known_starts(data, measured.state_columns, dim, noisy=noisy)
     guess = StateGuess(measured, dim, model)
@@ -94,10 +105,10 @@ def calibrate(model: VectorField, shared: Shared, measured: Measurements, starts
     with torch.no_grad():
         rate = model(visited.new_zeros(len(visited), 1), visited).square().mean(0).sqrt()
     for term in terms:
-        calibrate = getattr(term, "calibrate", None)
-        if callable(calibrate):
+        set_scales = getattr(term, "calibrate", None)
+        if callable(set_scales):
             own = split_state(rate)[1] if isinstance(term, SecondOrder) else rate
-            calibrate(visited, torch.where(own > 0, own, rate.mean().clamp(min=1e-300)))
+            set_scales(visited, torch.where(own > 0, own, rate.mean().clamp(min=1e-300)))
     stride = max(1, len(visited) // 2000)
     return visited[::stride].clone()
 
@@ -115,15 +126,20 @@ def refuse_hidden_parameters(model: VectorField, starts: Tensor) -> None:
         )
 
 
-def check_priors(shared: Shared, priors: Mapping[str, Prior]) -> None:
-    """Refuse priors of what is not a free physical constant, and standard deviations that are not positive."""
+def read_priors(shared: Shared, priors: Mapping[str, tuple[float, float]]) -> dict[str, Prior]:
+    """Normal priors by name. Raises InputError for what is no free physical constant, and for what is no (mean, sigma)."""
     names = [scalar.name for scalar in shared.free]
-    for name, prior in priors.items():
+    found: dict[str, Prior] = {}
+    for name, pair in priors.items():
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f' Did you mean "{close[0]}"?' if close else ""
             raise InputError(
                 f'priors names "{name}", which is not a free physical constant.{hint} Free: {", ".join(names) or "none"}'
             )
-        if not prior.sigma > 0:
-            raise InputError(f"the prior of {name} needs a positive standard deviation; found {prior.sigma}")
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputError(f"the prior of {name} must be a pair (mean, standard deviation); found {pair!r}")
+        found[name] = Prior(float(pair[0]), float(pair[1]))
+        if not found[name].sigma > 0:
+            raise InputError(f"the prior of {name} needs a positive standard deviation; found {pair[1]}")
+    return found

@@ -21,6 +21,7 @@ from physnode.fitting.training import Training, adam, lbfgs
 __all__ = ["Outcome", "Plan", "Stages", "plan_stages"]
 
 _CONTINUITY = (10.0, 100.0, 1000.0)
+_FAR_ABOVE_NOISE = 4.0
 _METHODS = ("auto", "least_squares", "adam", "lbfgs", "adam+lbfgs")
 
 
@@ -33,6 +34,8 @@ class Plan:
     adam_steps: int
     learning_rate: float
     max_iterations: int
+    judged: bool
+    """Whether standard deviations are right as they stand, so that a chi-square far above 1 means a wrong minimum."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,16 @@ class Stages:
 
     def run(self, x: Tensor, levels: Tensor | None) -> Outcome:
         """Shoot in windows if that is called for, then fit whole trajectories, and estimate noise that is not known."""
-        windows = self._windows(x)
-        if windows is not None:
-            x, levels = self._in_windows(x, windows, levels)
+        cuts = self._windows(x)
+        if cuts is not None:
+            x = self._in_windows(x, cuts, levels)
         converged, reason = False, ""
         for round_number in range(1 if levels is None else 4):
             problem = replace(self.base, sigma=noise.on_windows(self.base.windows, self.base.measured, levels))
             first = "whole trajectories" if round_number == 0 else f"noise level, round {round_number}"
-            x, converged, reason = self._minimise(problem, x, first, polish=round_number > 0 or windows is not None)
+            x, converged, reason = self._minimise(problem, x, first, polish=round_number > 0 or cuts is not None)
             if levels is None:
+                x, converged, reason = self._again(problem, x, converged, reason)
                 break
             with torch.no_grad():
                 residuals = problem.residuals(x)
@@ -77,12 +81,37 @@ class Stages:
         problem = replace(self.base, sigma=noise.on_windows(self.base.windows, self.base.measured, levels))
         return Outcome(problem, x, levels, converged, reason, tuple(self.history))
 
+    def _again(self, problem: Problem, x: Tensor, converged: bool, reason: str) -> tuple[Tensor, bool, str]:
+        """Where the noise is known and the fit is far above it, shoot once more from what was found; the better one stays.
+
+        A wrong minimum is mostly one trajectory on a wrong branch: its nodes start from the data again, and the shared
+        parameters are nearly right by now.
+        """
+        choice, measured = self.plan.shooting, self.base.measured
+        entries = max(1, int(problem.windows.mask.sum()))
+        if choice == "single" or not self.plan.judged or not problem.states_free or problem.observe is not None:
+            return x, converged, reason
+        with torch.no_grad():
+            before = float(problem.rows(x).data.square().sum()) / entries
+        cuts = window_cuts(measured, choice if isinstance(choice, int) else None)
+        if before < _FAR_ABOVE_NOISE or max(len(edges) for edges in cuts) <= 2:
+            return x, converged, reason
+        start = self._in_windows(x, cuts, None, again=True)
+        found, then, why = self._minimise(problem, start, "whole trajectories, again", polish=True)
+        with torch.no_grad():
+            after = float(problem.rows(found).data.square().sum()) / entries
+        return (found, then, why) if after < before else (x, converged, reason)
+
     def _windows(self, x: Tensor) -> list[list[int]] | None:
         """Where to cut for multiple shooting, or None for single shooting."""
         choice = self.plan.shooting
         if choice == "single" or not self.base.states_free:
             return None
         cuts = window_cuts(self.base.measured, choice if isinstance(choice, int) else None)
+        if self.base.observe is not None and choice != "auto":
+            raise InputError(
+                'multiple shooting needs states to start its windows from, which observe= does not give; use shooting="single"'
+            )
         if max(len(edges) for edges in cuts) <= 2 or self.base.observe is not None:
             return None
         if choice == "auto" and not self.base.shared.weights:
@@ -93,7 +122,7 @@ class Stages:
                 return None
         return cuts
 
-    def _in_windows(self, x: Tensor, cuts: list[list[int]], levels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _in_windows(self, x: Tensor, cuts: list[list[int]], levels: Tensor | None, *, again: bool = False) -> Tensor:
         """Multiple shooting: windows whose ends are pulled ever harder onto the next one's start."""
         measured = self.base.measured
         windows = cut(measured, cuts)
@@ -103,10 +132,12 @@ class Stages:
         rounds = _CONTINUITY if self.plan.method == "least_squares" else _CONTINUITY[1:]
         for number, weight in enumerate(rounds):
             problem = replace(self.base, windows=windows, continuity=weight, sigma=noise.on_windows(windows, measured, levels))
-            y, _, _ = self._minimise(problem, y, f"windows, continuity {weight:g}", polish=number > 0)
+            y, _, _ = self._minimise(
+                problem, y, f"windows, continuity {weight:g}{', again' if again else ''}", polish=again or number > 0
+            )
         shared, states = problem.split(y)
-        first = torch.tensor([sum(len(edges) - 1 for edges in cuts[:number]) for number in range(len(cuts))])
-        return torch.cat((shared, states[first].reshape(-1))), levels
+        first = torch.searchsorted(windows.trajectory, torch.arange(len(cuts)))
+        return torch.cat((shared, states[first].reshape(-1)))
 
     def _minimise(self, problem: Problem, x: Tensor, stage: str, *, polish: bool) -> tuple[Tensor, bool, str]:
         """One stage by the method of the plan; ``polish`` leaves Adam out."""
@@ -157,7 +188,9 @@ class Stages:
             self.folder.checkpoint(stage, training, finished=finished)
 
 
-def plan_stages(method: str, shooting: str | int, adam_steps: int, learning_rate: float, max_iterations: int) -> Plan:
+def plan_stages(
+    method: str, shooting: str | int, adam_steps: int, learning_rate: float, max_iterations: int, judged: bool
+) -> Plan:
     """The stages as they were asked for, once all of it is understood."""
     if method not in _METHODS:
         raise InputError(f"unknown fit method {method!r}. Known: {', '.join(_METHODS)}")
@@ -169,4 +202,4 @@ def plan_stages(method: str, shooting: str | int, adam_steps: int, learning_rate
             raise InputError(f"{name} must be a positive integer; found {value!r}")
     if not learning_rate > 0:
         raise InputError(f"learning_rate must be positive; found {learning_rate!r}")
-    return Plan(method, shooting, adam_steps, learning_rate, max_iterations)
+    return Plan(method, shooting, adam_steps, learning_rate, max_iterations, judged)

@@ -35,7 +35,8 @@ def state_dim(model: VectorField) -> int | None:
         dim = getattr(module, "dim", None) if isinstance(module, VectorField) else None
         if dim is not None:
             return int(dim)
-    return None
+    labels = state_labels(model)
+    return None if labels is None else len(labels)
 
 
 def has_exact_start(item: Trajectory) -> bool:

@@ -75,6 +75,9 @@ def conclude(
             f"the model does not describe the data: reduced chi-square {chi2 / dof:.3g}; errors that assume it does are too "
             "small"
         )
+    bounded = [scalar.name for scalar, value in zip(problem.shared.free, x.tolist(), strict=False) if scalar.at_bound(value)]
+    if bounded:
+        warnings.append(f"at a bound: {', '.join(bounded)}; their errors, and those correlated with them, mean little")
     if not problem.states_free and measured.sigma is None:
         warnings.append("initial states are taken as exact: if the first rows are noisy, the errors are far too small")
     result = FitResult(
@@ -106,10 +109,6 @@ def conclude(
         observe=problem.observe,
         spec=spec,
     )
-    bounded = [scalar.name for scalar in problem.shared.free if result.at_bound(scalar.name)]
-    if bounded:
-        warnings.append(f"at a bound: {', '.join(bounded)}; their errors, and those correlated with them, mean little")
-        result = FitResult(**{**result.__dict__, "warnings": tuple(warnings)})
     if folder is not None:
         folder.conclude(result)
     return result
