@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/python examples/weigh_outer_planets.py --out out
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

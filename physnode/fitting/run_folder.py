@@ -57,12 +57,11 @@ class RunFolder:
                 raise InputError(
                     f"{self.path} already holds a run; choose another folder, delete it, or resume it (resume=True, --resume)"
                 )
-            before = read_json(there)
-            changed = [key for key in wanted if before.get(key) != wanted[key]]
+            changed = _differences(read_json(there), wanted)
             if changed:
                 raise FitError(
-                    f"{self.path} holds a run with another {' and '.join(changed)}; resume with what it was started with, or "
-                    "choose another folder"
+                    f"{self.path} holds a run that was started otherwise: {'; '.join(changed)}. Resume with what it was "
+                    "started with, or choose another folder"
                 )
             return
         if self.path.exists() and any(self.path.iterdir()):
@@ -129,3 +128,16 @@ class RunFolder:
         text = before.read_text() if before.exists() else ""
         if lines and lines not in text:
             atomic(before, lambda part: part.write_text(text + lines))
+
+
+def _differences(before: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What a run to be resumed has otherwise, in words."""
+    words = {"data": "other data", "model": "another model"}
+    found = [words.get(key, key) for key in wanted if key != "settings" and before.get(key) != wanted[key]]
+    old, new = before.get("settings"), wanted.get("settings")
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        found += [f"{name} {json.dumps(old.get(name))[:60]}, now {json.dumps(new.get(name))[:60]}" for name in names]
+    elif old != new:
+        found.append("other settings")
+    return found

@@ -21,6 +21,8 @@ from physnode.errors import FitError, InputError
 
 Swings = Callable[..., pn.data.Trajectories]
 
+pytestmark = pytest.mark.xdist_group("run folder")
+
 RUN = """
 import os, signal, sys
 import numpy as np
@@ -96,7 +98,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[pn.FitResul
     return run(folder, "adam+lbfgs"), folder
 
 
-@pytest.mark.xdist_group("killed runs")
 class TestKilled:
     @pytest.mark.parametrize(
         ("count", "files"),
@@ -155,8 +156,14 @@ class TestResuming:
 
     def test_other_settings_are_refused(self, uninterrupted: tuple[pn.FitResult, Path]) -> None:
         before = {path: path.stat().st_mtime_ns for path in uninterrupted[1].iterdir()}
-        for options in ({"adam_steps": 61}, {"priors": {"frequency": (2.0, 1.0)}}, {"bounds": {"frequency": (1.0, 3.0)}}):
-            with pytest.raises(FitError, match="another settings"):
+        changes: list[tuple[dict[str, Any], str]] = [
+            ({"adam_steps": 61}, "started otherwise: adam_steps 60, now 61"),
+            ({"priors": {"frequency": (2.0, 1.0)}}, "priors"),
+            ({"bounds": {"frequency": (1.0, 3.0)}}, "bounds"),
+            ({"controller": pn.Adaptive(1e-5, 1e-5)}, "controller"),
+        ]
+        for options, words in changes:
+            with pytest.raises(FitError, match=words):
                 run(uninterrupted[1], "adam+lbfgs", resume=True, **options)
         assert before == {path: path.stat().st_mtime_ns for path in uninterrupted[1].iterdir()}
 
@@ -165,10 +172,10 @@ class TestResuming:
         options: dict[str, Any] = {"shooting": "single", "max_iterations": 2, "progress": False}
         pn.fit(model, swings(), run_folder=tmp_path / "run", **options)
         for other in (swings(seed=1), swings(noise=0.03, given=False)):
-            with pytest.raises(FitError, match="another data"):
+            with pytest.raises(FitError, match="other data"):
                 pn.fit(model, other, run_folder=tmp_path / "run", resume=True, **options)
         start = pn.systems.Pendulum(1.9, 0.12, free=("frequency", "damping"))
-        with pytest.raises(FitError, match="another settings and model"):
+        with pytest.raises(FitError, match="another model; start"):
             pn.fit(start, swings(), run_folder=tmp_path / "run", resume=True, **options)
 
     def test_a_run_is_not_overwritten(self, uninterrupted: tuple[pn.FitResult, Path]) -> None:
