@@ -169,8 +169,9 @@ def _match(names: Sequence[str], labels: Sequence[str] | None, dim: int | None) 
     if shared and labels is not None:
         others = [name for name in names if name not in shared]
         raise InputError(
-            f"the data call some components as the model does ({', '.join(shared[:6])}) and others not ({', '.join(others[:6])}); "
-            f"the model has {', '.join(labels)}. Name them all alike, so that nothing is matched by its place"
+            f"the data call some components as the model does ({', '.join(shared[:6])}) and others not "
+            f"({', '.join(others[:6])}); the model has {', '.join(labels)}. Name them all alike, so that nothing is matched by "
+            "its place"
         )
     expected = len(labels) if labels is not None else dim
     if expected is None or expected == len(names):

@@ -161,8 +161,26 @@ def test_an_interrupted_run_is_named_and_goes_on(
 
 def test_a_file_without_splits_is_fitted_as_a_whole(call: Call, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    assert call("simulate", "pendulum", "--out", out, "--rows", 40, "--noise", "angle=0.01").status == 0
+    noise = ("--noise", "angle=0.01", "--noise", "angular_velocity=0.01")
+    assert call("simulate", "pendulum", "--out", out, "--rows", 40, *noise).status == 0
     found = call("fit", "pendulum", out, "--free", "frequency", "--json")
     assert found.status == 0, found.err
     assert found.json["validation"] == {}
-    assert found.json["sigma"] == "estimated"  # one variable has a sigma, the other none
+    assert found.json["sigma"] == "given"
+
+
+def test_a_sigma_of_one_variable_alone_is_not_thrown_away(call: Call, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    assert call("simulate", "pendulum", "--out", out, "--rows", 40, "--noise", "angle=0.01").status == 0
+    refused = call("fit", "pendulum", out, "--free", "frequency")
+    assert refused.status == 2
+    assert "others none (angular_velocity)" in refused.err
+
+
+def test_a_far_start_is_shot_again_until_it_reaches_the_noise(call: Call) -> None:
+    """From half the true frequency, the first round of windows leaves one trajectory on a wrong branch."""
+    data = Path(__file__).resolve().parents[2] / "data" / "pendulum" / "pendulum.h5"
+    found = call("fit", "pendulum", data, "--free", "frequency", "--free", "damping", "--json")
+    assert found.status == 0, found.err
+    assert 0.8 < found.json["reduced_chi2"] < 1.2
+    assert abs(found.json["parameters"]["damping"] - 0.15) < 0.002

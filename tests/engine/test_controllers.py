@@ -132,7 +132,7 @@ class TestAdaptive:
         """What a refused trial's error was, or a resting trajectory's, is forgotten."""
         controller = Adaptive(0.0, 1.0, icoeff=0.3, pcoeff=0.4)
         one = torch.ones(2, dtype=torch.float64)
-        memory = torch.cat((one.new_ones(2, 2), one.new_zeros(2, 1)), dim=-1)
+        memory = torch.tensor([[1.0, 1.0, 0.0, 1.0]] * 2, dtype=torch.float64)
         y = torch.zeros(2, 1, dtype=torch.float64)
         running = torch.tensor([True, False])
 
@@ -149,6 +149,16 @@ class TestAdaptive:
         assert judge([0.5, 3.0, 0.2, 0.1]).dt[0] != judge([0.5, 3.0, 0.4, 0.1]).dt[0]
         assert torch.equal(judge([0.5, 3.0, 0.2]).memory[1], memory[1])
         assert judge([0.5]).dt[1] == 1
+
+    def test_a_default_atol_follows_small_states(self) -> None:
+        """In units that make the state tiny, the default is as accurate as in units that make it one."""
+        field = lambda t, y: torch.stack((y[..., 1], -y[..., 0]), -1)  # noqa: E731
+        ts = [0.0, 6.283185307179586]
+        y0 = torch.tensor([[1.0, 0.0], [1e-9, 0.0], [1e-15, 0.0]], dtype=torch.float64)
+        sol = solve(field, y0, ts)
+        assert len(set(sol.stats.accepted.tolist())) == 1
+        relative = (sol.ys[:, -1] - y0).norm(dim=-1) / y0[:, 0]
+        assert bool((relative < 1e-4).all())
 
     def test_longest_step(self) -> None:
         assert counts(Adaptive(1e-2, 1e-2, max_step=0.25, first_step=0.25), lambda t, y: 0 * y) == [40]

@@ -388,3 +388,38 @@ class TestFailures:
         with pytest.raises(InputError, match=words):
             fit(model, swings(), run_folder=tmp_path / "run", **options)
         assert not (tmp_path / "run").exists()
+
+
+class TestRefusals:
+    """What used to be matched, guessed or unpacked silently."""
+
+    @staticmethod
+    def data(names: tuple[str, str]) -> pn.data.Trajectories:
+        t = torch.linspace(0, 5, 40, dtype=torch.float64)
+        y = pn.solve(pn.systems.Pendulum(2.0), [1.0, 0.0], t).ys.detach()
+        return pn.data.from_arrays(
+            t.numpy(), {names[0]: y[:, 0].numpy(), names[1]: y[:, 1].numpy()}, sigma=dict.fromkeys(names, 0.02)
+        )
+
+    def test_half_matched_names(self) -> None:
+        with pytest.raises(InputError, match="others not \\(rate\\)"):
+            pn.fit(pn.systems.Pendulum(1.9, free=("frequency",)), self.data(("rate", "angle")), progress=False)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"priors": {"frequency": 2.0}}, "must be a pair \\(mean, standard deviation\\)"),
+            ({"bounds": {"frequency": 3.0}}, "must be a pair \\(lowest, highest\\)"),
+            ({"bounds": {"frequency": (3.0, 1.0)}}, "must be \\(lowest, highest\\)"),
+            ({"initial_states": [[float("nan"), 0.0]]}, "is not finite"),
+            ({"observe": lambda t, y: {"angle": y[..., 7]}, "initial_states": [[1.0, 0.0]]}, "observe failed"),
+        ],
+    )
+    def test_options_of_the_wrong_kind(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            pn.fit(
+                pn.systems.Pendulum(1.9, free=("frequency",)),
+                self.data(("angle", "angular_velocity")),
+                progress=False,
+                **options,
+            )
