@@ -20,7 +20,8 @@ def fits(
             pn.systems.Pendulum(1.97, 0.13, free=("frequency", "damping")),
             swings([(1.5, 0.3)], np.linspace(0, 8, rows), seed=seed + number, **options),
             shooting="single",
-            controller=pn.Adaptive(1e-6, 1e-8),
+            integrator="tsit5",
+            controller=pn.Adaptive(1e-5, 1e-7),
             progress=False,
         )
 
