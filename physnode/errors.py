@@ -12,7 +12,10 @@ A message says what was found, what was needed and what to do. The command line 
 
 from __future__ import annotations
 
-__all__ = ["DataError", "FitError", "GradientError", "InputError", "PhysnodeError", "SolveError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["DataError", "FitError", "GradientError", "InputError", "PhysnodeError", "SolveError", "name_hint"]
 
 
 class PhysnodeError(Exception):
@@ -37,3 +40,9 @@ class DataError(PhysnodeError, ValueError):
 
 class FitError(PhysnodeError, RuntimeError):
     """A fit cannot start or cannot go on."""
+
+
+def name_hint(word: object, known: Iterable[str]) -> str:
+    """`` Did you mean "pendulum"?`` for a name that is nearly one of the ``known``, else nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 from physnode.engine.families.base import Method
 from physnode.engine.families.explicit_rk import ExplicitRungeKutta
 from physnode.engine.families.splitting import Splitting
 from physnode.engine.tableaus import BUTCHER, SPLITTING
-from physnode.errors import InputError
+from physnode.errors import InputError, name_hint
 
 __all__ = [
     "ExplicitRungeKutta",
@@ -66,6 +64,5 @@ def get(method: str | Method) -> Method:
         return method
     if isinstance(method, str) and method in _METHODS:
         return _METHODS[method]
-    close = difflib.get_close_matches(str(method), _METHODS, n=1)
-    hint = f' Did you mean "{close[0]}"?' if close else ""
+    hint = name_hint(method, _METHODS)
     raise InputError(f"unknown method {method!r}.{hint} Known methods: {', '.join(_METHODS)}")

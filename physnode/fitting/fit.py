@@ -126,13 +126,18 @@ def fit(
     if isinstance(initial_states, str) and initial_states not in ("estimate", "known"):
         raise InputError(f'initial_states must be "estimate", "known" or a tensor of guesses; found {initial_states!r}')
     states_free = not (isinstance(initial_states, str) and initial_states == "known")
+    if observe is not None and shooting not in ("auto", "single") and states_free:
+        raise InputError(
+            'multiple shooting needs states to start its windows from, which observe= does not give; use shooting="single"'
+        )
     if not shared.size and not states_free:
         raise InputError("nothing is free: name physical constants in free=, or add a learned term")
     measured = measure(fitted, data, observe, guesses, sigma, known=not states_free)
     starts = first_states(fitted, measured, data, guesses, known=not states_free, noisy=sigma is not None)
     dim = starts.shape[1]
     refuse_hidden_parameters(fitted, starts)
-    solver = Solver(integrator, controller or default_controller(measured, starts, learned=bool(shared.weights)), gradient)
+    scale = state_scale(measured, starts, dim)
+    solver = Solver(integrator, controller or default_controller(scale, learned=bool(shared.weights)), gradient)
     if method == "auto":
         plan = replace(plan, method="adam+lbfgs" if shared.weights else "least_squares")
     beliefs = read_priors(shared, priors or {})
@@ -169,7 +174,7 @@ def fit(
         measured=measured,
         solver=solver,
         sigma=noise.on_windows(whole, measured, levels),
-        state_scale=state_scale(measured, starts, dim),
+        state_scale=scale,
         observe=observe,
         priors=beliefs,
         strength=learned_strength if shared.weights else 0.0,

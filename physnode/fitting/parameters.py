@@ -6,7 +6,6 @@ the tensors that the model reads.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from physnode.errors import InputError
+from physnode.errors import InputError, name_hint
 from physnode.fields import Domain, FunctionField, VectorField
 
 __all__ = ["Prior", "Scalar", "Shared", "fields_in", "shared_parameters"]
@@ -166,8 +165,7 @@ def shared_parameters(
         if inside:
             return inside
         known = [*whole, *entries, *weights]
-        close = difflib.get_close_matches(wanted, known, n=1)
-        hint = f' Did you mean "{close[0]}"?' if close else ""
+        hint = name_hint(wanted, known)
         listed = ", ".join(dict.fromkeys(whole)) or "none"
         raise InputError(f'the model has no parameter "{wanted}".{hint} Its physical constants: {listed}')
 

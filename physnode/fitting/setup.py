@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from physnode.data.trajectories import Trajectories
 from physnode.engine.controllers import Adaptive
 from physnode.engine.field_function import FieldFunction, trace
-from physnode.errors import InputError
+from physnode.errors import InputError, name_hint
 from physnode.fields import SecondOrder, VectorField, split_state
 from physnode.fitting.measurements import Measurements, Observe, channels_of
 from physnode.fitting.parameters import Prior, Shared
@@ -86,10 +85,10 @@ def state_scale(measured: Measurements, starts: Tensor, dim: int) -> Tensor:
     return torch.where(scale > 0, scale, typical)
 
 
-def default_controller(measured: Measurements, starts: Tensor, *, learned: bool) -> Adaptive:
-    """Tolerances far below the noise of most data, and measured by the size of each component."""
+def default_controller(scale: Tensor, *, learned: bool) -> Adaptive:
+    """Tolerances far below the noise of most data, and measured by the size of each component, ``scale (dim,)``."""
     rtol = 1e-6 if learned else 1e-8
-    return Adaptive(rtol=rtol, atol=1e-3 * rtol * state_scale(measured, starts, starts.shape[1]))
+    return Adaptive(rtol=rtol, atol=1e-3 * rtol * scale)
 
 
 def calibrate(model: VectorField, shared: Shared, measured: Measurements, starts: Tensor, dim: int) -> Tensor | None:
@@ -132,8 +131,7 @@ def read_priors(shared: Shared, priors: Mapping[str, tuple[float, float]]) -> di
     found: dict[str, Prior] = {}
     for name, pair in priors.items():
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f' Did you mean "{close[0]}"?' if close else ""
+            hint = name_hint(name, names)
             raise InputError(
                 f'priors names "{name}", which is not a free physical constant.{hint} Free: {", ".join(names) or "none"}'
             )

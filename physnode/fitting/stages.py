@@ -87,34 +87,28 @@ class Stages:
         A wrong minimum is mostly one trajectory on a wrong branch: its nodes start from the data again, and the shared
         parameters are nearly right by now.
         """
-        choice, measured = self.plan.shooting, self.base.measured
-        entries = max(1, int(problem.windows.mask.sum()))
-        if choice == "single" or not self.plan.judged or not problem.states_free or problem.observe is not None:
+        cuts = self._cuts() if self.plan.judged else None
+        if cuts is None:
             return x, converged, reason
-        with torch.no_grad():
-            before = float(problem.rows(x).data.square().sum()) / entries
-        cuts = window_cuts(measured, choice if isinstance(choice, int) else None)
-        if before < _FAR_ABOVE_NOISE or max(len(edges) for edges in cuts) <= 2:
+        before = _excess(problem, x)
+        if before < _FAR_ABOVE_NOISE:
             return x, converged, reason
         start = self._in_windows(x, cuts, None, again=True)
         found, then, why = self._minimise(problem, start, "whole trajectories, again", polish=True)
-        with torch.no_grad():
-            after = float(problem.rows(found).data.square().sum()) / entries
-        return (found, then, why) if after < before else (x, converged, reason)
+        return (found, then, why) if _excess(problem, found) < before else (x, converged, reason)
+
+    def _cuts(self) -> list[list[int]] | None:
+        """Where trajectories can be cut into windows that start from the data, or None if they cannot or should not."""
+        choice = self.plan.shooting
+        if choice == "single" or not self.base.states_free or self.base.observe is not None:
+            return None
+        cuts = window_cuts(self.base.measured, choice if isinstance(choice, int) else None)
+        return cuts if max(len(edges) for edges in cuts) > 2 else None
 
     def _windows(self, x: Tensor) -> list[list[int]] | None:
         """Where to cut for multiple shooting, or None for single shooting."""
-        choice = self.plan.shooting
-        if choice == "single" or not self.base.states_free:
-            return None
-        cuts = window_cuts(self.base.measured, choice if isinstance(choice, int) else None)
-        if self.base.observe is not None and choice != "auto":
-            raise InputError(
-                'multiple shooting needs states to start its windows from, which observe= does not give; use shooting="single"'
-            )
-        if max(len(edges) for edges in cuts) <= 2 or self.base.observe is not None:
-            return None
-        if choice == "auto" and not self.base.shared.weights:
+        cuts = self._cuts()
+        if cuts is not None and self.plan.shooting == "auto" and not self.base.shared.weights:
             with torch.no_grad():
                 solution = self.base.solve(x)
                 predicted = self.base.predicted(solution)
@@ -186,6 +180,13 @@ class Stages:
     def _keep(self, stage: str, training: Training, *, finished: bool) -> None:
         if self.folder is not None:
             self.folder.checkpoint(stage, training, finished=finished)
+
+
+def _excess(problem: Problem, x: Tensor) -> float:
+    """Chi-square over the number of measurements."""
+    with torch.no_grad():
+        rows = problem.rows(x).data
+    return float(rows.square().sum()) / max(1, len(rows))
 
 
 def plan_stages(

@@ -44,8 +44,7 @@ def conclude(
                 "bounds, or use multiple shooting"
             )
         rows = problem.rows(x, solution)
-        difference = torch.where(problem.windows.mask, problem.windows.values - problem.predicted(solution), torch.nan)
-    residuals = tuple(difference[i, : len(t)] for i, t in enumerate(measured.t))
+        residuals = tuple(problem.residuals(x, solution))
     sigma = tuple(problem.sigma[i, : len(t)] for i, t in enumerate(measured.t))
     warnings: list[str] = []
     kept = torch.arange(problem.size)

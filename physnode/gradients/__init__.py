@@ -6,9 +6,7 @@ step and the controller carry no gradient).
 
 from __future__ import annotations
 
-import difflib
-
-from physnode.errors import InputError
+from physnode.errors import InputError, name_hint
 from physnode.gradients.aca import ACA
 from physnode.gradients.base import Gradient
 from physnode.gradients.direct import Direct
@@ -30,6 +28,5 @@ def get(gradient: str | Gradient) -> Gradient:
         return gradient
     if isinstance(gradient, str) and gradient in _GRADIENTS:
         return _GRADIENTS[gradient]()
-    close = difflib.get_close_matches(str(gradient), _GRADIENTS, n=1)
-    hint = f' Did you mean "{close[0]}"?' if close else ""
+    hint = name_hint(gradient, _GRADIENTS)
     raise InputError(f"unknown gradient {gradient!r}.{hint} Known gradients: {', '.join(_GRADIENTS)}")

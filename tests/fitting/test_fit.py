@@ -409,6 +409,10 @@ class TestRefusals:
         ("options", "message"),
         [
             ({"priors": {"frequency": 2.0}}, "must be a pair \\(mean, standard deviation\\)"),
+            (
+                {"observe": lambda t, y: {"angle": y[..., 0]}, "initial_states": [[1.0, 0.0]], "shooting": "multiple"},
+                "multiple shooting needs states",
+            ),
             ({"bounds": {"frequency": 3.0}}, "must be a pair \\(lowest, highest\\)"),
             ({"bounds": {"frequency": (3.0, 1.0)}}, "must be \\(lowest, highest\\)"),
             ({"initial_states": [[float("nan"), 0.0]]}, "is not finite"),
