@@ -53,12 +53,17 @@ def dense(which: str, field=swing, y0: Tensor = Y0, **options: object):
     return solve(field, y0, given.pop("ts"), dense=True, **given, **options)
 
 
+def same(found: Tensor, wanted: Tensor) -> None:
+    """Equal but for the last bit: the solve's own sums are compensated, a step made again ends where it ends."""
+    torch.testing.assert_close(found, wanted, rtol=4e-16, atol=2e-16)
+
+
 class TestAt:
     @pytest.mark.parametrize("which", SOLVES)
     def test_equals_the_outputs(self, which: str) -> None:
         sol = dense(which)
-        assert torch.equal(sol.at(sol.ts), sol.ys)
-        assert torch.equal(sol.at(sol.ts.flip(-1)), sol.ys.flip(1))
+        same(sol.at(sol.ts), sol.ys)
+        same(sol.at(sol.ts.flip(-1)), sol.ys.flip(1))
 
     @pytest.mark.parametrize("which", SOLVES)
     def test_equals_a_solve_that_asked_for_the_times(self, which: str) -> None:
@@ -69,7 +74,7 @@ class TestAt:
         given = {**SOLVES[which], "t0": SOLVES[which].get("t0", sol.ts.reshape(-1, 3)[0, 0])}
         given["ts"] = times
         asked = solve(swing, Y0, given.pop("ts"), **given)
-        assert torch.equal(asked.ys, sol.at(times))
+        same(asked.ys, sol.at(times))
 
     @pytest.mark.parametrize("gradient", ["aca", "symplectic"])
     @pytest.mark.parametrize("which", SOLVES)
@@ -86,8 +91,8 @@ class TestAt:
 
     def test_a_number(self) -> None:
         sol = dense("forward")
-        assert torch.equal(sol.at(0.7), sol.ys[:, 1])
-        assert torch.equal(solve(swing, [1.0, 0.0], [0.0, 0.7, 2.0], dense=True).at(1.0), sol.at(1.0)[0])
+        same(sol.at(0.7), sol.ys[:, 1])
+        same(solve(swing, [1.0, 0.0], [0.0, 0.7, 2.0], dense=True).at(1.0), sol.at(1.0)[0])
 
     def test_own_times(self) -> None:
         sol = dense("forward")
@@ -156,7 +161,7 @@ class TestAt:
         (wanted,) = torch.autograd.grad(sol.ys.sum(), y0, retain_graph=True)
         with torch.no_grad():
             y0.zero_()
-        assert torch.equal(sol.at([0.0, 0.5]), before)
+        same(sol.at([0.0, 0.5]), before)
         assert torch.equal(torch.autograd.grad(sol.ys.sum(), y0)[0], wanted)
 
 

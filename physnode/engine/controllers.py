@@ -114,9 +114,11 @@ class Fixed(Controller):
         step: Step,
         memory: Tensor,
     ) -> Verdict:
-        """Every finite step is accepted."""
-        finite = torch.isfinite(step.y.sum(-1))
-        return Verdict(finite, dt, memory, ~finite)
+        """Every step that was solved and is finite is accepted."""
+        good = torch.isfinite(step.y.sum(-1))
+        if step.unsolved is not None:
+            good = good & ~step.unsolved
+        return Verdict(good, dt, memory, ~good)
 
 
 class Adaptive(Controller):
@@ -245,12 +247,14 @@ class Adaptive(Controller):
         ratio = _combined([_rms(error / scale) for error in step.error])
         finite = torch.isfinite(ratio + step.y.sum(-1))
         ratio = torch.where(finite, ratio, torch.inf)
+        assert method.error_order is not None
+        exponent = 1 / (method.error_order + 1)
+        if step.unsolved is not None:  # an error for which the formula gives half the step
+            ratio = torch.where(step.unsolved, max(1.5, 2 * self.safety) ** (1 / exponent), ratio)
         refused = ~(ratio <= 1)
         if not self.per_trajectory:
             ratio = torch.where(running, ratio, 0.0).amax().expand_as(ratio)
         accept = ratio <= 1
-        assert method.error_order is not None
-        exponent = 1 / (method.error_order + 1)
         inverse = (1 / ratio.clamp(min=1e-10)) ** exponent
         beta1, beta2, beta3 = self.betas
         factor = self.safety * inverse**beta1

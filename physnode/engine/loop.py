@@ -7,7 +7,7 @@ reaches neither its neighbours nor their gradients. No graph is ever built here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,9 @@ class State(NamedTuple):
 
     t: Tensor
     y: Tensor
+    """The last state reached, also by a trajectory that has failed since."""
+    lost: Tensor
+    """What rounding has cut off ``y`` so far: the next step adds it back (Kahan's compensated sum)."""
     dt: Tensor
     carry: Tensor | None
     memory: Tensor
@@ -73,8 +76,9 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     running = state.status == Status.RUNNING
     proposed = setting.controller.propose(setting.span, state.t, state.dt, state.accepted)
     t_end = torch.where(running, proposed, state.t)
-    step = setting.method.step(setting.f, state.t, t_end, state.y, state.carry)
-    verdict = setting.controller.judge(setting.method, running, state.t, t_end, state.dt, state.y, step, state.memory)
+    y = torch.where((state.status > 0).unsqueeze(-1), setting.safe_y, state.y)
+    step, lost = _compensated(setting.method.step(setting.f, state.t, t_end, y, state.carry), y, state.lost)
+    verdict = setting.controller.judge(setting.method, running, state.t, t_end, state.dt, y, step, state.memory)
     accept = verdict.accept & running
     accepted = state.accepted + accept
     rejected = state.rejected + (running & ~accept)
@@ -91,10 +95,11 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     carry = step.carry
     if carry is not None and state.carry is not None and setting.safe_carry is not None:
         carry = torch.where(failed, setting.safe_carry, torch.where(moved, carry, state.carry))
-    trial = Trial(state.t, t_end, state.y, state.carry, step, accept)
+    trial = Trial(state.t, t_end, y, state.carry, step, accept)
     following = State(
         t=torch.where(accept, t_end, state.t),
-        y=torch.where(failed, setting.safe_y, torch.where(moved, step.y, state.y)),
+        y=torch.where(moved, step.y, state.y),
+        lost=torch.where(moved, lost, state.lost),
         dt=verdict.dt,
         carry=carry,
         memory=verdict.memory,
@@ -126,7 +131,7 @@ def integrate(
     safe = (status > 0).unsqueeze(-1)
     dt, memory, on_start = setting.controller.start(method, setting.f, span, torch.where(safe, setting.safe_y, y0), derivative)
     zeros = torch.zeros_like(status)
-    state = State(span.t0, torch.where(safe, setting.safe_y, y0), dt, carry, memory, zeros, zeros, status, span.t0)
+    state = State(span.t0, y0, torch.zeros_like(y0), dt, carry, memory, zeros, zeros, status, span.t0)
     evaluations = zeros + (spent + on_start)
     chunk_limit = _chunk_limit(y0, method)
     chunk: list[Trial] = []
@@ -135,7 +140,8 @@ def integrate(
         while len(chunk) < chunk_limit and bool((state.status == Status.RUNNING).any()):
             tried = state.status == Status.RUNNING
             state, trial = advance(setting, state)
-            evaluations = evaluations + method.evaluations * tried
+            spent_now = method.evaluations if trial.step.spent is None else trial.step.spent
+            evaluations = evaluations + spent_now * tried
             chunk.append(trial)
         evaluations = evaluations + board.read(setting.f, method, chunk)
         if keep_records:
@@ -146,6 +152,19 @@ def integrate(
 
 
 _NOTHING = Step(torch.empty(0), (), None, ())
+
+
+def _compensated(step: Step, y: Tensor, lost: Tensor) -> tuple[Step, Tensor]:
+    """The step's end with what earlier roundings have cut off added back, and what is cut off now.
+
+    Source: Kahan, Further remarks on reducing truncation errors, CACM 8 (1965); Hairer, Lubich, Wanner, Geometric Numerical
+    Integration, VIII.5.
+    """
+    if step.change is None:
+        return step, lost
+    owed = step.change + lost
+    end = y + owed
+    return replace(step, y=end), owed - (end - y)
 
 
 def _chunk_limit(y: Tensor, method: Method) -> int:

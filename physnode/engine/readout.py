@@ -30,7 +30,7 @@ def choose_read_out(method: Method, read_out: str) -> ReadOut:
         InputError: an unknown word, or interpolation asked of a method that has no continuous extension.
     """
     if read_out == "auto":
-        return "restep" if method.extension_order is None else "interpolate"
+        return "restep" if method.extension_order is None or method.prefers_restep else "interpolate"
     if read_out == "interpolate" and method.extension_order is None:
         raise InputError(f'{method.name} has no continuous extension; use read_out="restep", which has its full order')
     if read_out == "interpolate":

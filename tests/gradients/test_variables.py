@@ -243,7 +243,7 @@ class TestFunctionalCall:
         other = {"layers.0.weight": torch.eye(2, dtype=torch.float64).requires_grad_()}
         holder = Holder(field, gradient)
         sol = torch.func.functional_call(holder, {f"field.{k}": v for k, v in other.items()}, (Y0,))
-        assert torch.equal(sol.at(TS), sol.ys)
+        torch.testing.assert_close(sol.at(TS), sol.ys, rtol=1e-15, atol=0)  # sums are compensated in the solve alone
         found = torch.autograd.grad(sol.at(TS).sum(), other["layers.0.weight"])[0]
         wanted = torch.autograd.grad(sol.ys.sum(), other["layers.0.weight"])[0]
         assert torch.allclose(found, wanted, rtol=1e-12)

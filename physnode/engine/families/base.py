@@ -32,6 +32,12 @@ class Step:
     """What the next step starts from (the derivative or the force at the step's end), or None."""
     stages: tuple[Tensor, ...]
     """The derivatives that the continuous extension reads, each ``(B, dim)``."""
+    change: Tensor | None = None
+    """``y`` minus the state at the start, before it was rounded into ``y``: what a compensated sum adds up."""
+    spent: Tensor | None = None
+    """Field evaluations of each trajectory, ``(B,)``, where they differ; None: ``Method.evaluations`` for all."""
+    unsolved: Tensor | None = None
+    """Trajectories whose implicit equations were not solved, ``(B,)`` bool: their step is refused and halved."""
 
 
 class Method(ABC):
@@ -47,6 +53,8 @@ class Method(ABC):
     """Field (or force) evaluations of one step that starts from a carry."""
     extra_evaluations: int = 0
     """Further evaluations that reading outputs inside one step costs."""
+    prefers_restep: bool = False
+    """Whether outputs are read by a step of their own unless asked otherwise: the extension's order is far below the step's."""
 
     def __repr__(self) -> str:
         return f"<method {self.name}, order {self.order}>"
@@ -57,6 +65,10 @@ class Method(ABC):
         Raises:
             InputError: with the reason and the methods that can.
         """
+
+    def tuned(self, rtol: float, atol: Tensor) -> Method:
+        """The method as it is used at these tolerances; iterations of implicit methods stop by them."""
+        return self
 
     @abstractmethod
     def start(self, f: FieldFunction, t: Tensor, y: Tensor, derivative: Tensor) -> Tensor | None:

@@ -46,12 +46,13 @@ class ExplicitRungeKutta(Method):
         span = t_end - t
         h = span.to(y.dtype).unsqueeze(-1)
         stages = self._stages(f, t, t_end, span, h, y, [f(t, y) if carry is None else carry], tableau.stages)
-        end = y + h * combine(tableau.b, stages)
+        change = h * combine(tableau.b, stages)
+        end = y + change
         carry = f(t_end, end) if tableau.reads_end else None
         if carry is not None:
             stages.append(carry)
         error = tuple(h * combine(row, stages) for row in tableau.error)
-        return Step(end, error, carry, tuple(stages))
+        return Step(end, error, carry, tuple(stages), change)
 
     def extend(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The stages of the step, then the extra stages of the continuous extension."""
