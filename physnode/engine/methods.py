@@ -16,6 +16,7 @@ __all__ = [
     "bosh3",
     "dop853",
     "dopri5",
+    "dopri8",
     "euler",
     "get",
     "heun",
@@ -36,6 +37,8 @@ bosh3 = ExplicitRungeKutta(BUTCHER["bosh3"])
 dopri5 = ExplicitRungeKutta(BUTCHER["dopri5"])
 tsit5 = ExplicitRungeKutta(BUTCHER["tsit5"])
 dop853 = ExplicitRungeKutta(BUTCHER["dop853"])
+dopri8 = ExplicitRungeKutta(BUTCHER["dopri8"])
+dopri8.prefers_restep = True  # its extension is a cubic
 leapfrog = Splitting(SPLITTING["leapfrog"])
 yoshida4 = Splitting(SPLITTING["yoshida4"])
 yoshida6 = Splitting(SPLITTING["yoshida6"])
@@ -44,7 +47,7 @@ kahan_li8 = Splitting(SPLITTING["kahan_li8"])
 _METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        euler, midpoint, heun, rk4, bosh3, dopri5, tsit5, dop853, leapfrog, yoshida4, yoshida6, kahan_li8
+        euler, midpoint, heun, rk4, bosh3, dopri5, tsit5, dop853, dopri8, leapfrog, yoshida4, yoshida6, kahan_li8
     )
 }  # fmt: skip
 

@@ -10,13 +10,16 @@ from physnode.engine.coefficients.butcher_tableau import ButcherTableau, Continu
 from physnode.engine.coefficients.dop853 import DOP853
 from physnode.engine.coefficients.dormand_prince import DOPRI5
 from physnode.engine.coefficients.low_order import BOSH3, EULER, HEUN, MIDPOINT, RK4
+from physnode.engine.coefficients.prince_dormand import DOPRI8
 from physnode.engine.coefficients.splitting import KAHAN_LI8, LEAPFROG, YOSHIDA4, YOSHIDA6
 from physnode.engine.coefficients.splitting_tableau import SplittingTableau
 from physnode.engine.coefficients.tsitouras import TSIT5
 
 __all__ = ["BUTCHER", "SPLITTING", "ButcherTableau", "ContinuousExtension", "SplittingTableau"]
 
-BUTCHER: dict[str, ButcherTableau] = {table.name: table for table in (EULER, MIDPOINT, HEUN, RK4, BOSH3, DOPRI5, TSIT5, DOP853)}
+BUTCHER: dict[str, ButcherTableau] = {
+    table.name: table for table in (EULER, MIDPOINT, HEUN, RK4, BOSH3, DOPRI5, TSIT5, DOP853, DOPRI8)
+}
 """The explicit Runge-Kutta methods."""
 
 SPLITTING: dict[str, SplittingTableau] = {table.name: table for table in (LEAPFROG, YOSHIDA4, YOSHIDA6, KAHAN_LI8)}

@@ -92,6 +92,7 @@ def test_order_of_outputs_inside_one_step(method: methods.Method, field: VectorF
     """The local error is O(h^(q+1)) at any fraction of the step, with q the order of the extension, or of the method."""
     order = method.order if read_out == "restep" or method.extension_order is None else method.extension_order
     pair = {7: (0.3, 0.2), 8: (0.125, 0.09)}.get(order, (0.1, 0.05))
+    pair = (0.25, 0.18) if (method.name, order) == ("dopri8", 8) else pair  # its errors are smaller, and near rounding
     errors = []
     for h in pair:
         inside = [0.15 * h, 0.4 * h, 0.7 * h, 0.85 * h]
@@ -115,7 +116,7 @@ def test_adaptive_outputs_inside_steps_are_as_good_as_steps() -> None:
 
 
 def test_methods_promised() -> None:
-    names = "euler midpoint heun rk4 bosh3 dopri5 tsit5 dop853 leapfrog yoshida4 yoshida6 kahan_li8"
+    names = "euler midpoint heun rk4 bosh3 dopri5 tsit5 dop853 dopri8 leapfrog yoshida4 yoshida6 kahan_li8"
     available = methods.available()
     assert set(names.split()) <= set(available)
     for name, method in available.items():

@@ -154,6 +154,7 @@ def test_which_methods_read_the_derivative_at_the_end_of_the_step():
         "dopri5": (6, True),
         "tsit5": (6, True),
         "dop853": (12, True),
+        "dopri8": (13, True),
     }
 
 
@@ -187,8 +188,9 @@ def test_a_wrong_digit_is_refused_wherever_it_is(table):
             replace(table, c=nudged((table.c,), 0, i)[0])
         # Two entries against each other, so that the row still sums to c.
         if i > 1 and table.order > 2:
+            by = 1e-8 if name == "dopri8" else 1e-10  # what its third stage does is scaled down by those after it
             with pytest.raises(InputError, match=rf"{name}.*order"):
-                replace(table, a=nudged(nudged(table.a, i, 0), i, i - 1, -1e-10))
+                replace(table, a=nudged(nudged(table.a, i, 0, by), i, i - 1, -by))
     for i, row in enumerate(table.error):
         for j in range(len(row)):
             with pytest.raises(InputError, match=rf"{name}.*error row"):
