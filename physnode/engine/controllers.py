@@ -8,7 +8,7 @@ Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003) (PI an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -136,6 +136,8 @@ class Adaptive(Controller):
         min_step, max_step: limits of a step's length. A trial refused at ``min_step`` fails the trajectory.
         safety, min_factor, max_factor: the constants of the formula.
         icoeff, pcoeff, dcoeff: i, p, d; (0.3, 0.4, 0) is a common PI controller (Söderlind 2003).
+        norm: the error ratio ``(B,)`` from errors over their tolerances ``(B, dim)``, in place of the root mean square; for
+            states whose parts are to be judged apart.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Adaptive(Controller):
         icoeff: float = 1.0,
         pcoeff: float = 0.0,
         dcoeff: float = 0.0,
+        norm: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if rtol is not None and not rtol >= 0:
             raise InputError(f"rtol must not be negative; found {rtol!r}")
@@ -174,6 +177,7 @@ class Adaptive(Controller):
         self.per_trajectory = per_trajectory
         self.first_step, self.min_step, self.max_step = first_step, min_step, max_step
         self.safety, self.min_factor, self.max_factor = safety, min_factor, max_factor
+        self.norm = _rms if norm is None else norm
         self.betas = (icoeff + pcoeff + dcoeff, -(pcoeff + 2 * dcoeff), dcoeff)
 
     def __repr__(self) -> str:
@@ -213,12 +217,12 @@ class Adaptive(Controller):
             return torch.full_like(length, self.first_step).clamp(self.min_step, self.max_step), memory, 0
         rtol, atol = self._scales(y, size)
         scale = atol + rtol * y.abs()
-        d0, d1 = _rms(y / scale), _rms(derivative / scale)
+        d0, d1 = self._measured(y / scale), self._measured(derivative / scale)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         h0 = torch.minimum(torch.nan_to_num(h0, nan=1e-6), length).clamp(max=self.max_step)
         signed = span.direction * h0
         other = f(span.t0 + signed, y + signed.to(y.dtype).unsqueeze(-1) * derivative)
-        d2 = _rms((other - derivative) / scale) / h0
+        d2 = self._measured((other - derivative) / scale) / h0
         assert method.error_order is not None
         largest = torch.maximum(d1, d2)
         h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / (method.error_order + 1)))
@@ -244,7 +248,7 @@ class Adaptive(Controller):
         """The error test and the next length."""
         rtol, atol = self._scales(y, memory[:, 3])
         scale = atol + rtol * torch.maximum(y.abs(), step.y.abs())
-        ratio = _combined([_rms(error / scale) for error in step.error])
+        ratio = _combined([self._measured(error / scale) for error in step.error])
         finite = torch.isfinite(ratio + step.y.sum(-1))
         ratio = torch.where(finite, ratio, torch.inf)
         assert method.error_order is not None
@@ -278,6 +282,20 @@ class Adaptive(Controller):
         arrived_short = accept & (length < dt * (1 - 1e-9))
         return Verdict(accept, self._shared(dt_next, running & ~arrived_short & ~stuck), memory, stuck)
 
+    def _measured(self, scaled: Tensor) -> Tensor:
+        """The norm of errors over their tolerances, ``(B,)`` in float64.
+
+        Raises:
+            InputError: a norm of the caller's own has another shape.
+        """
+        size = self.norm(scaled)
+        if size.shape != scaled.shape[:-1]:
+            raise InputError(
+                f"norm must map errors of shape {tuple(scaled.shape)} to {tuple(scaled.shape[:-1])}, one number a trajectory; "
+                f"found {tuple(size.shape)}"
+            )
+        return size.to(torch.float64)
+
     def _smallest(self, t: Tensor, length: Tensor) -> Tensor:
         """The shortest step that still moves the time, or ``min_step``."""
         resolution = 4 * torch.finfo(torch.float64).eps * t.abs()
@@ -303,7 +321,7 @@ class Adaptive(Controller):
 
 
 def _rms(x: Tensor) -> Tensor:
-    return x.square().mean(-1).sqrt().to(torch.float64)
+    return x.square().mean(-1).sqrt()
 
 
 def _combined(norms: Sequence[Tensor]) -> Tensor:

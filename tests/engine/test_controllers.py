@@ -228,6 +228,16 @@ class TestAdaptive:
         with pytest.raises(InputError, match="3 entries for a state of 2"):
             solve(swing, [1.0, 0.0], [0.0, 1.0], controller=Adaptive(atol=[1e-6] * 3))
 
+    def test_a_norm_of_ones_own(self) -> None:
+        """The largest component decides: ten idle components no longer thin out the error of one that moves."""
+        y0 = [1.0, *[0.0] * 10]
+        alone = solve(lambda t, y: -y, y0[:1], [0.0, 5.0]).stats.accepted
+        root_mean_square = solve(lambda t, y: -y, y0, [0.0, 5.0]).stats.accepted
+        largest = solve(lambda t, y: -y, y0, [0.0, 5.0], controller=Adaptive(norm=lambda e: e.abs().amax(-1))).stats.accepted
+        assert root_mean_square < alone == largest
+        with pytest.raises(InputError, match=r"norm must map errors of shape \(1, 11\) to \(1,\).*found \(\)"):
+            solve(lambda t, y: -y, y0, [0.0, 5.0], controller=Adaptive(norm=lambda e: e.abs().amax()))
+
     def test_refuses_a_symplectic_method(self) -> None:
         with pytest.raises(InputError, match="symplectic"):
             solve(swing, [1.0, 0.0], [0.0, 1.0], method="leapfrog", controller=Adaptive())
