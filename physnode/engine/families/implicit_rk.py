@@ -1,0 +1,281 @@
+"""Implicit Runge-Kutta methods: one family for every tableau with a full matrix, forward, transposed and linearised.
+
+    K_i = f(t + c_i h, x + h Σ_j a_ij K_j),    x(t + h) = x + h Σ_i b_i K_i
+
+Stages are found by Newton's iteration, without a graph. Where a graph is wanted it is put on afterwards: two more Newton
+steps with the matrix of the solution, a constant, have the exact first and second derivatives of the solution, whatever the
+iteration was (the implicit function theorem).
+Sources: Hairer, Wanner, Solving Ordinary Differential Equations II, IV.8; Hairer, Lubich, Wanner, Geometric Numerical
+Integration, VIII.6.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from physnode.engine.coefficients.implicit_tableau import ImplicitTableau
+from physnode.engine.families.base import JacobianVector, Method, Step, VectorJacobian
+from physnode.engine.families.newton import Solved, StageEquations, solve_to_rounding, solve_to_tolerance, stagewise
+from physnode.engine.field_function import FieldFunction
+from physnode.engine.jacobian import jacobian
+from physnode.engine.linear import Factors, factorize
+from physnode.errors import GradientError
+
+__all__ = ["ImplicitRungeKutta"]
+
+
+class ImplicitRungeKutta(Method):
+    """The method of one implicit tableau; it takes any field.
+
+    The stage equations are solved to rounding, or, by a method with an error estimate that was :meth:`tuned`, to a fraction
+    of the tolerances. Evaluations spent on Jacobians are not counted in :attr:`Step.spent`.
+    """
+
+    def __init__(self, tableau: ImplicitTableau) -> None:
+        self.tableau = tableau
+        self.name = tableau.name
+        self.order = tableau.order
+        self.error_order = tableau.error_order if tableau.error else None
+        self.extension_order = tableau.extension.order if tableau.extension else None
+        self.evaluations = tableau.stages
+        self.prefers_restep = tableau.extension is not None and tableau.extension.order < tableau.order and not tableau.error
+        self._tolerances: tuple[float, Tensor] | None = None
+
+    def tuned(self, rtol: float, atol: Tensor) -> Method:
+        """The method whose iterations stop at a fraction of these tolerances; itself where it has no error estimate."""
+        if self.error_order is None:
+            return self
+        method = copy.copy(self)
+        method._tolerances = (float(rtol), atol.detach())
+        return method
+
+    def start(self, f: FieldFunction, t: Tensor, y: Tensor, derivative: Tensor) -> Tensor | None:
+        """No polynomial to begin with; the derivative, where the error estimate reads it."""
+        return self._pack(y.new_zeros(self.tableau.stages, *y.shape), derivative, y.new_zeros(len(y), 1), y.new_ones(len(y)))
+
+    def step(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None) -> Step:
+        """One step; its stages are the K_i.
+
+        Where gradients are enabled the step is differentiable in ``y``, ``t``, ``t_end`` and all that the field reads, and
+        has no error estimate, which nobody would read.
+
+        Raises:
+            GradientError: a graph is wanted, and the stage equations of some trajectory could not be solved to rounding.
+        """
+        table = self.tableau
+        graph = torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0
+        equations = self._equations(f, t.detach(), t_end.detach(), y.detach())
+        memory = None if carry is None else carry.detach()
+        error: tuple[Tensor, ...] = ()
+        with torch.no_grad():
+            start = jacobian(f, t.detach(), equations.y)
+            k, eta = self._predict(equations, memory)
+            if graph or self._tolerances is None:
+                found = solve_to_rounding(equations, k, start)
+            else:
+                found = solve_to_tolerance(equations, k, start, self._scale(equations.y), self._target(y.dtype), eta)
+            spent = table.stages * found.iterations
+            if table.error and not graph:
+                estimate, further = self._estimate(equations, t, start, found, memory)
+                error, spent = (estimate,), spent + further
+        k = self._with_graph(f, t, t_end, y, equations, found) if graph else found.k
+        change = (t_end - t).to(y.dtype).unsqueeze(-1) * self._weighted(table.b, k)
+        end = y + change
+        slope = None
+        if table.error:
+            slope = k[-1] if table.ends_on_stage else f(t_end, end)
+            spent = spent + int(not table.ends_on_stage)
+        kept = self._pack(k, slope, equations.h, found.eta).detach()
+        return Step(end, error, kept, tuple(k.unbind(0)), change, spent, found.failed)
+
+    def output_weights(self, fraction: Tensor) -> tuple[Tensor, ...]:
+        """b_i(θ) by Horner's rule, one ``(M,)`` a stage."""
+        if self.tableau.extension is None:
+            return super().output_weights(fraction)
+        weights = []
+        for row in self.tableau.extension.weights:
+            value = torch.zeros_like(fraction)
+            for coefficient in reversed(row):
+                value = (value + coefficient) * fraction
+            weights.append(value)
+        return tuple(weights)
+
+    def pull_back(
+        self,
+        f: FieldFunction,
+        vjp: VectorJacobian,
+        t: Tensor,
+        t_end: Tensor,
+        y: Tensor,
+        cotangent: Tensor,
+        stage_cotangents: Sequence[Tensor | None] = (),
+    ) -> Tensor:
+        """All stages at once, by one linear solve with the transposed Newton matrix of the solution.
+
+            w_i = γ_i + h (b_i λ + Σ_j a_ji J_jᵀ w_j),   i = 1..s;      λ_start = λ + Σ_i J_iᵀ w_i
+
+        γ_i is what outputs inside the step owe to K_i, λ the cotangent of the end state.
+        """
+        equations, found, factors = self._solution(f, t, t_end, y)
+        owed = [equations.h * b * cotangent for b in self.tableau.b]
+        for i, given in enumerate(stage_cotangents):
+            owed[i] = owed[i] if given is None else owed[i] + given
+        weights = stagewise(factors, torch.stack(owed), transposed=True)
+        points = equations.y + equations.displacements(found.k)
+        total = cotangent
+        for time, point, weight in zip(equations.times, points.unbind(0), weights.unbind(0), strict=True):
+            total = total + vjp(lambda x, time=time: f(time, x), point, weight)  # type: ignore[misc]
+        return total
+
+    def push_forward(
+        self,
+        f: FieldFunction,
+        jvp: JacobianVector,
+        t: Tensor,
+        t_end: Tensor,
+        y: Tensor,
+        tangents: Tensor,
+        *,
+        outputs: bool = False,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """δK_i - h Σ_j a_ij J_i δK_j = J_i δx + F_i δθ,  δx(t + h) = δx + h Σ b_i δK_i."""
+        equations, found, factors = self._solution(f, t, t_end, y)
+        points = equations.y + equations.displacements(found.k)
+        right = [
+            jvp(lambda x, time=time: f(time, x), point, tangents)[1]  # type: ignore[misc]
+            for time, point in zip(equations.times, points.unbind(0), strict=True)
+        ]
+        changes = stagewise(factors, torch.stack(right))
+        end = y + equations.h * self._weighted(self.tableau.b, found.k)
+        end_change = tangents + equations.h * self._weighted(self.tableau.b, changes)
+        return end, end_change, tuple(found.k.unbind(0)), tuple(changes.unbind(0))
+
+    def _equations(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor) -> StageEquations:
+        span = t_end - t
+        times = [t if c == 0.0 else t_end if c == 1.0 else t + c * span for c in self.tableau.c]
+        a = torch.tensor(self.tableau.a, dtype=y.dtype, device=y.device)
+        return StageEquations(f, times, span.to(y.dtype).unsqueeze(-1), y, a)
+
+    def _solution(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor) -> tuple[StageEquations, Solved, Factors]:
+        """The stages to rounding, found from the start state alone, and the factors of ∂R/∂K there."""
+        equations = self._equations(f, t, t_end, y.detach())
+        with torch.no_grad():
+            k = y.new_zeros(self.tableau.stages, *y.shape)
+            found = solve_to_rounding(equations, k, jacobian(f, t, equations.y))
+            self._refuse_unsolved(t, found)
+            return equations, found, factorize(equations.matrix(equations.jacobians(found.k)))
+
+    def _with_graph(
+        self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, equations: StageEquations, found: Solved
+    ) -> Tensor:
+        """The stages as functions of all that the step depends on.
+
+        With M = ∂R/∂K at the solution, a constant, K - M⁻¹ R(K) agrees with the solution to first order in any change of what
+        the step depends on, and done twice to third order.
+        """
+        self._refuse_unsolved(t, found)
+        with torch.no_grad():
+            factors = factorize(equations.matrix(equations.jacobians(found.k)))
+        live = self._equations(f, t, t_end, y)
+        k = found.k
+        for _ in range(2):
+            k = k + stagewise(factors, live.rates(k) - k)
+        return k
+
+    def _refuse_unsolved(self, t: Tensor, found: Solved) -> None:
+        if bool(found.failed.any()):
+            row = int(found.failed.nonzero()[0])
+            raise GradientError(
+                f"{self.name}: the equations of the step at t = {float(t[row]):.6g} (trajectory {row}) could not be "
+                "solved to rounding, as its derivative needs; use tighter tolerances or shorter steps"
+            )
+
+    def _predict(self, equations: StageEquations, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Stage derivatives from the polynomial of the step before, zero without one; and the η of its iteration."""
+        stages, batch, dim = self.tableau.stages, *equations.y.shape
+        if memory is None:
+            zero = equations.y.new_zeros(stages, batch, dim)
+            return zero, torch.ones(batch, dtype=torch.float64, device=zero.device)
+        before, _, h, eta = self._unpack(memory, dim)
+        eta = eta.to(torch.float64).clamp(min=torch.finfo(torch.float64).eps) ** 0.8
+        if self.tableau.extension is None:
+            return torch.zeros_like(before), eta
+        known = h != 0
+        ratio = equations.h / torch.where(known, h, 1.0)
+        predicted = []
+        for c in self.tableau.c:
+            theta = 1 + c * ratio
+            slopes = []
+            for row in self.tableau.extension.weights:  # b_i'(θ)
+                slope = torch.zeros_like(theta)
+                for power in reversed(range(len(row))):
+                    slope = slope * theta + (power + 1) * row[power]
+                slopes.append(slope)
+            predicted.append((torch.stack(slopes) * before).sum(0))
+        k = torch.stack(predicted)
+        return torch.where(known & torch.isfinite(k), k, 0.0), eta
+
+    def _estimate(
+        self, equations: StageEquations, t: Tensor, start: Tensor, found: Solved, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The error estimate, and the evaluations it took, ``(B,)``.
+
+        Where it is above the tolerance it is made again with f(t, x + estimate) in the place of f(t, x), which takes away
+        what the fast components of a stiff problem add to it (Hairer, Wanner II, IV.8, eq. 8.20).
+        """
+        table, y, h = self.tableau, equations.y, equations.h
+        f, spent = equations.f, torch.zeros_like(found.iterations)
+        if memory is None:
+            first, spent = f(t, y), spent + 1
+        else:
+            first = self._unpack(memory, y.shape[-1])[1]
+        rest = self._weighted(table.error, found.k)
+        if not table.error_filter:
+            return h * (table.error_start * first + rest), spent
+        unit = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+        factors = factorize(unit - (table.error_filter * h).unsqueeze(-1) * start)
+        error = factors.solve(h * (table.error_start * first + rest))
+        if self._tolerances is None:
+            return error, spent
+        end = y + h * self._weighted(table.b, found.k)
+        scale = self._scale(torch.maximum(y.abs(), end.abs()))
+        large = (error / scale).square().mean(-1) >= 1
+        large = large & ~found.failed & torch.isfinite(error.sum(-1))
+        if not bool(large.any()):
+            return error, spent
+        moved = f(t, torch.where(large.unsqueeze(-1), y + error, y))
+        again = factors.solve(h * (table.error_start * moved + rest))
+        use = large & torch.isfinite(again.sum(-1))
+        return torch.where(use.unsqueeze(-1), again, error), spent + large
+
+    def _scale(self, y: Tensor) -> Tensor:
+        assert self._tolerances is not None
+        rtol, atol = self._tolerances
+        return (atol.to(y) + rtol * y.abs()).clamp(min=torch.finfo(y.dtype).tiny)
+
+    def _target(self, dtype: torch.dtype) -> float:
+        """The part of the tolerance that Newton's iteration may use up."""
+        assert self._tolerances is not None
+        rtol = self._tolerances[0]
+        return max(10 * torch.finfo(dtype).eps / rtol, min(0.03, rtol**0.5)) if rtol else 1e-3
+
+    def _weighted(self, weights: Sequence[float], k: Tensor) -> Tensor:
+        """Σ weights_i K_i over the first axis."""
+        return (k.new_tensor(weights).view(-1, *[1] * (k.ndim - 1)) * k).sum(0)
+
+    def _pack(self, k: Tensor, slope: Tensor | None, h: Tensor, eta: Tensor) -> Tensor:
+        """One row a trajectory: the stage derivatives, the end derivative if the estimate reads it, h and η."""
+        parts = [k.transpose(0, 1).flatten(1), h, eta.to(k.dtype).unsqueeze(-1)]
+        if self.tableau.error:
+            assert slope is not None
+            parts.append(slope)
+        return torch.cat(parts, dim=-1)
+
+    def _unpack(self, memory: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        count = self.tableau.stages * dim
+        k = memory[:, :count].view(-1, self.tableau.stages, dim).transpose(0, 1)
+        return k, memory[:, count + 2 :], memory[:, count : count + 1], memory[:, count + 1]
