@@ -6,10 +6,12 @@ HDF5, and audited for what it should conserve.
 
 from physnode import data, diagnostics, errors, methods, nn, systems
 from physnode.engine.controllers import Adaptive, Fixed
+from physnode.engine.events import Event
 from physnode.engine.status import Status
 from physnode.fields import Domain, Hamiltonian, SecondOrder, SeparableHamiltonian, Sum, VectorField
 from physnode.fitting import FitResult, fit, load
 from physnode.gradients import ACA, Direct, SymplecticAdjoint
+from physnode.signals import Signal
 from physnode.solution import Solution
 from physnode.solve import solve
 
@@ -20,11 +22,13 @@ __all__ = [
     "Adaptive",
     "Direct",
     "Domain",
+    "Event",
     "FitResult",
     "Fixed",
     "Hamiltonian",
     "SecondOrder",
     "SeparableHamiltonian",
+    "Signal",
     "Solution",
     "Status",
     "Sum",

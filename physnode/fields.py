@@ -1,16 +1,19 @@
 """What moves a state: vector fields, and the structure (Hamiltonian, second order) an integrator may rely on.
 
 A field is dy/dt = f(t, y). ``y`` has shape ``(*batch, dim)``; ``t`` has the shape of ``y[..., :1]`` and y's real dtype, so
-``y * torch.cos(t)`` broadcasts as written. Known physics and learned terms are added with ``+``; the sum keeps the
-strongest structure that all its terms share, which is what lets a splitting method be used on it, or refuses it.
+``y * torch.cos(t)`` broadcasts as written. A function that takes one argument more is also given the ``args`` of the solve:
+per-trajectory constants and input signals at the time ``t``. Known physics and learned terms are added with ``+``; the sum
+keeps the strongest structure that all its terms share, which is what lets a splitting method be used on it, or refuses it.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 from physnode.errors import InputError
 
 __all__ = [
+    "Args",
     "Domain",
     "FunctionField",
     "Hamiltonian",
@@ -26,7 +30,13 @@ __all__ = [
     "Sum",
     "VectorField",
     "as_field",
+    "needs_args",
+    "takes",
+    "with_args",
 ]
+
+Args = Mapping[str, Any]
+"""What a solve hands to a field by name: signals already as their value at ``t``."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,23 @@ class VectorField(nn.Module):
 
     @abstractmethod
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """dy/dt at time ``t`` (shape of ``y[..., :1]``) and state ``y (*batch, dim)``; same shape as ``y``."""
+        """dy/dt at time ``t`` (shape of ``y[..., :1]``) and state ``y (*batch, dim)``; same shape as ``y``.
+
+        Write ``forward(self, t, y)``, or ``forward(self, t, y, args)`` to read what ``solve(..., args=...)`` was given.
+        """
+
+    @property
+    def reads_args(self) -> bool:
+        """Whether the field takes ``args``."""
+        return takes(self.forward, 3)
 
     def invariants(self, t: Tensor, y: Tensor) -> dict[str, Tensor]:
         """What the exact motion conserves, by name; each value has the leading axes of ``y``. Empty if nothing is known."""
         return {}
 
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, t: Tensor, y: Tensor, *args: Args | None) -> Tensor:
         """``forward``, with the hooks that every module has."""
-        out: Tensor = super().__call__(t, y)
+        out: Tensor = super().__call__(t, y, *args)
         return out
 
     def __add__(self, other: object) -> VectorField:
@@ -79,21 +97,26 @@ class Hamiltonian(VectorField):
 
     @abstractmethod
     def energy(self, t: Tensor, y: Tensor) -> Tensor:
-        """H(t, q, p), shape ``(*batch,)``."""
+        """H(t, q, p), shape ``(*batch,)``; one argument more where it reads ``args``."""
 
-    def gradient(self, t: Tensor, y: Tensor) -> Tensor:
+    @property
+    def reads_args(self) -> bool:
+        """Whether the energy, or a ``forward`` of its own, takes ``args``."""
+        return takes(self.energy, 3) if _is(self.forward, Hamiltonian.forward) else takes(self.forward, 3)
+
+    def gradient(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """dH/dy, shape of ``y``."""
-        gradient: Tensor = torch.func.grad(lambda state: self.energy(t, state).sum())(y)
+        gradient: Tensor = torch.func.grad(lambda state: with_args(self.energy, args, t, state).sum())(y)
         return gradient
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """(dH/dp, -dH/dq)."""
-        dq, dp = split_state(self.gradient(t, y))
+        dq, dp = split_state(self.gradient(t, y, args))
         return torch.cat((dp, -dq), dim=-1)
 
-    def velocity(self, t: Tensor, y: Tensor) -> Tensor:
+    def velocity(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """dq/dt = dH/dp, so that data holding velocities can be compared with a state that holds momenta."""
-        return split_state(self.gradient(t, y))[1]
+        return split_state(self.gradient(t, y, args))[1]
 
     def invariants(self, t: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The energy."""
@@ -111,19 +134,24 @@ class SeparableHamiltonian(Hamiltonian):
     def potential(self, q: Tensor) -> Tensor:
         """V(q), shape ``(*batch,)``."""
 
-    def energy(self, t: Tensor, y: Tensor) -> Tensor:
+    @property
+    def reads_args(self) -> bool:
+        """Whether the kinetic or the potential energy takes ``args``."""
+        return takes(self.kinetic, 2) or takes(self.potential, 2)
+
+    def energy(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """T(p) + V(q)."""
         q, p = split_state(y)
-        return self.kinetic(p) + self.potential(q)
+        return with_args(self.kinetic, args, p) + with_args(self.potential, args, q)
 
-    def drift(self, t: Tensor, p: Tensor) -> Tensor:
+    def drift(self, t: Tensor, p: Tensor, args: Args | None = None) -> Tensor:
         """dq/dt = dT/dp."""
-        rate: Tensor = torch.func.grad(lambda value: self.kinetic(value).sum())(p)
+        rate: Tensor = torch.func.grad(lambda value: with_args(self.kinetic, args, value).sum())(p)
         return rate
 
-    def kick(self, t: Tensor, q: Tensor) -> Tensor:
+    def kick(self, t: Tensor, q: Tensor, args: Args | None = None) -> Tensor:
         """dp/dt = -dV/dq."""
-        slope: Tensor = torch.func.grad(lambda value: self.potential(value).sum())(q)
+        slope: Tensor = torch.func.grad(lambda value: with_args(self.potential, args, value).sum())(q)
         return -slope
 
 
@@ -137,32 +165,42 @@ class SecondOrder(VectorField):
 
     @abstractmethod
     def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        """dv/dt, shape of ``q``."""
+        """dv/dt, shape of ``q``; one argument more, ``args``, where it reads them."""
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    @property
+    def reads_args(self) -> bool:
+        """Whether the acceleration, or a ``forward`` of its own, takes ``args``."""
+        return takes(self.acceleration, 4) if _is(self.forward, SecondOrder.forward) else takes(self.forward, 3)
+
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """(v, a(t, q, v))."""
         q, v = split_state(y)
-        return torch.cat((v, self.acceleration(t, q, v)), dim=-1)
+        return torch.cat((v, with_args(self.acceleration, args, t, q, v)), dim=-1)
 
     def drift(self, t: Tensor, p: Tensor) -> Tensor:
         """dq/dt = v."""
         return p
 
-    def kick(self, t: Tensor, q: Tensor) -> Tensor:
+    def kick(self, t: Tensor, q: Tensor, args: Args | None = None) -> Tensor:
         """dv/dt = a(t, q), for an acceleration declared free of velocity."""
-        return self.acceleration(t, q, torch.zeros_like(q))
+        return with_args(self.acceleration, args, t, q, torch.zeros_like(q))
 
 
 class FunctionField(VectorField):
-    """A plain function, or any ``nn.Module``, ``(t, y) -> dy/dt`` as a field."""
+    """A plain function, or any ``nn.Module``, ``(t, y) -> dy/dt`` or ``(t, y, args) -> dy/dt`` as a field."""
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    @property
+    def reads_args(self) -> bool:
+        """Whether the function takes a third argument."""
+        return takes(self.function, 3)
+
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """What the function returns."""
-        return self.function(t, y)
+        return with_args(self.function, args, t, y)
 
 
 class Sum(VectorField):
@@ -172,9 +210,14 @@ class Sum(VectorField):
         super().__init__()
         self.terms = nn.ModuleList(terms)
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """The sum of the terms' derivatives."""
-        return _total([term(t, y) for term in self.terms])
+    @property
+    def reads_args(self) -> bool:
+        """Whether any term does."""
+        return any(bool(term.reads_args) for term in self.terms)
+
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
+        """The sum of the terms' derivatives; ``args`` go to the terms that read them."""
+        return _total([term(t, y, args) if term.reads_args else term(t, y) for term in self.terms])
 
 
 class SecondOrderSum(Sum, SecondOrder):
@@ -185,41 +228,41 @@ class SecondOrderSum(Sum, SecondOrder):
         """Whether any term's acceleration depends on the velocity."""
         return any(bool(term.velocity_dependent) for term in self.terms)
 
-    def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
+    def acceleration(self, t: Tensor, q: Tensor, v: Tensor, args: Args | None = None) -> Tensor:
         """The sum of the terms' accelerations."""
-        return _total([term.acceleration(t, q, v) for term in self.terms])  # type: ignore[operator]
+        return _total([with_args(term.acceleration, args, t, q, v) for term in self.terms])  # type: ignore[arg-type]
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """(v, sum of accelerations)."""
-        return SecondOrder.forward(self, t, y)
+        return SecondOrder.forward(self, t, y, args)
 
 
 class HamiltonianSum(Sum, Hamiltonian):
     """Energies add."""
 
-    def energy(self, t: Tensor, y: Tensor) -> Tensor:
+    def energy(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """The sum of the terms' energies."""
-        return _total([term.energy(t, y) for term in self.terms])  # type: ignore[operator]
+        return _total([with_args(term.energy, args, t, y) for term in self.terms])  # type: ignore[arg-type]
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """Hamilton's equations for the summed energy."""
-        return Hamiltonian.forward(self, t, y)
+        return Hamiltonian.forward(self, t, y, args)
 
 
 class SeparableSum(Sum, SeparableHamiltonian):
     """Kinetic energies add, and so do potentials."""
 
-    def kinetic(self, p: Tensor) -> Tensor:
+    def kinetic(self, p: Tensor, args: Args | None = None) -> Tensor:
         """The sum of the terms' kinetic energies."""
-        return _total([term.kinetic(p) for term in self.terms])  # type: ignore[operator]
+        return _total([with_args(term.kinetic, args, p) for term in self.terms])  # type: ignore[arg-type]
 
-    def potential(self, q: Tensor) -> Tensor:
+    def potential(self, q: Tensor, args: Args | None = None) -> Tensor:
         """The sum of the terms' potentials."""
-        return _total([term.potential(q) for term in self.terms])  # type: ignore[operator]
+        return _total([with_args(term.potential, args, q) for term in self.terms])  # type: ignore[arg-type]
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """Hamilton's equations for the summed energy."""
-        return Hamiltonian.forward(self, t, y)
+        return Hamiltonian.forward(self, t, y, args)
 
 
 def add(left: object, right: object) -> VectorField:
@@ -258,6 +301,52 @@ def split_state(y: Tensor) -> tuple[Tensor, Tensor]:
         )
     half = y.shape[-1] // 2
     return y[..., :half], y[..., half:]
+
+
+def with_args(function: Callable[..., Tensor], args: Args | None, *given: Tensor) -> Tensor:
+    """``function(*given, args)`` where the function takes so many arguments, else ``function(*given)``."""
+    return function(*given, args) if args is not None and takes(function, len(given) + 1) else function(*given)
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function, a bound method or a module can be called with ``count`` positional arguments."""
+    if isinstance(function, VectorField):
+        return count < 3 or (count == 3 and function.reads_args)
+    if isinstance(function, nn.Module):
+        function = function.forward
+    plain = getattr(function, "__func__", None)
+    try:
+        return _places(plain) - 1 >= count if plain is not None else _places(function) >= count
+    except TypeError:  # not hashable
+        return _places.__wrapped__(function) >= count
+
+
+def needs_args(field: VectorField) -> bool:
+    """Whether a field cannot be called without ``args``."""
+    function = field.function if isinstance(field, FunctionField) else field
+    plain = function.forward if isinstance(function, nn.Module) else function
+    try:
+        parameters = inspect.signature(plain).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) == 3 and positional[2].default is inspect.Parameter.empty
+
+
+@lru_cache(maxsize=1024)
+def _places(function: Callable[..., Any]) -> float:
+    """How many positional arguments a function can take."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a built-in that does not say
+        return 2
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return float("inf")
+    return sum(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters)
+
+
+def _is(method: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    return getattr(method, "__func__", None) is function
 
 
 def _terms(field: VectorField) -> list[VectorField]:

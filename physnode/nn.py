@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from physnode.errors import InputError
-from physnode.fields import SecondOrder, VectorField, split_state
+from physnode.fields import Args, SecondOrder, VectorField, split_state
 
 __all__ = ["MLP", "Residual"]
 
@@ -215,9 +215,9 @@ class AccelerationResidual(Residual, SecondOrder):
         out: Tensor = self.network(self.select(t, q, v))
         return out
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """(v, the network's output)."""
-        return SecondOrder.forward(self, t, y)
+        return SecondOrder.forward(self, t, y, args)
 
 
 class StateResidual(Residual):

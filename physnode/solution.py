@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from physnode.engine.records import Records
 from physnode.engine.status import describe_failures
 from physnode.errors import InputError
 from physnode.fields import VectorField
-from physnode.gradients import Gradient, Replay
+from physnode.gradients import Gradient, Outputs, Replay
+from physnode.states import StateAdapter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Piece", "Solution", "Statistics"]
+__all__ = ["Events", "Piece", "Solution", "Statistics"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,81 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Events:
+    """The events that each trajectory met, in the order of time, padded to the largest number ``E`` of a trajectory."""
+
+    t: Tensor
+    """``(*batch, E)`` in float64, NaN beyond a trajectory's own number; differentiable."""
+    y: Any
+    """States on arrival, before any jump, ``(*batch, E, dim)``; differentiable."""
+    index: Tensor
+    """Which of ``events`` it was, ``(*batch, E)``; -1 beyond a trajectory's own number."""
+
+    @property
+    def count(self) -> Tensor:
+        """How many events each trajectory met, ``(*batch,)``."""
+        return (self.index >= 0).sum(-1)
+
+    @classmethod
+    def of(cls, outputs: Outputs, records: Records, batch: tuple[int, ...]) -> Events:
+        """Those of one way of a solve."""
+        columns = outputs.event_times.shape[-1]
+        index = torch.full_like(outputs.event_times, -1, dtype=torch.int64)
+        if records.event is not None and columns:
+            met = records.event >= 0
+            rows = met.T.nonzero()
+            index[rows[:, 0], (met.cumsum(0) - 1).T[met.T]] = records.event.T[met.T]
+        shape = (*batch, columns)
+        return cls(
+            outputs.event_times.reshape(shape),
+            outputs.event_states.reshape(*shape, outputs.event_states.shape[-1]),
+            index.reshape(shape),
+        )
+
+    @classmethod
+    def joined(cls, ways: Sequence[Events], ys: Tensor, adapter: StateAdapter | None) -> Events:
+        """Those of all ways of a solve, sorted by time; states in the structure of the adapter."""
+        batch = tuple(ys.shape[:-2])
+        if not ways:
+            empty = ys.new_zeros(*batch, 0, dtype=torch.float64)
+            found = cls(empty, ys.new_zeros(*batch, 0, ys.shape[-1]), torch.zeros_like(empty, dtype=torch.int64))
+        elif len(ways) == 1:
+            found = ways[0]
+        else:
+            t = torch.cat([way.t for way in ways], -1)
+            order = torch.nan_to_num(t.detach(), nan=torch.inf).argsort(-1)
+            y, index = torch.cat([way.y for way in ways], -2), torch.cat([way.index for way in ways], -1)
+            t, index = t.gather(-1, order), index.gather(-1, order)
+            y = y.gather(-2, order.unsqueeze(-1).expand(*order.shape, y.shape[-1]))
+            most = int((index >= 0).sum(-1).max()) if index.numel() else 0
+            found = cls(t[..., :most], y[..., :most, :], index[..., :most])
+        return found if adapter is None else cls(found.t, adapter.unflatten(found.y), found.index)
+
+    def __repr__(self) -> str:
+        return f"Events({int(self.count.sum())} met by {max(1, self.count.numel())} trajectories)"
+
+
+@dataclass(frozen=True)
 class Piece:
     """The solve in one direction from the epoch of y0."""
 
     replay: Replay
     y0: Tensor
+
+    def outputs(self, ys: Tensor) -> Outputs:
+        """The values found: ``ys`` and the events, as they stand in the records."""
+        events, records = self.replay.events, self.replay.records
+        if events is None or not events.columns:
+            return Outputs.without_events(ys)
+        with torch.no_grad():
+            times = [records.t_end[slot, rows] for slot, rows in enumerate(events.rows)]
+            states = []
+            for slot, rows in enumerate(events.rows):
+                arrival = records.y[slot][:0]
+                if len(rows):
+                    arrival = self.replay.step(self.replay.f, slot, records.y[slot])[0].y[rows]
+                states.append(arrival)
+            return Outputs(ys, *events.tables(times, states, self.replay.span.t0, ys[:, 0]))
 
 
 @dataclass(frozen=True)
@@ -51,21 +123,25 @@ class Solution:
     """Trajectories at the requested times.
 
     ``ts`` ``(T,)`` or ``(*batch, T)`` in float64; ``ys`` ``(*batch, T, dim)``; ``status`` ``(*batch,)`` of
-    :class:`physnode.engine.status.Status` values (0 means the end was reached). Where a trajectory failed, ``ys`` is NaN
-    from there on.
+    :class:`physnode.engine.status.Status` values (0 means that the end, or a terminal event, was reached). Where a trajectory
+    failed or ended on an event, ``ys`` is NaN from there on. For structured states ``ys`` has their structure.
     """
 
     ts: Tensor
-    ys: Tensor
+    ys: Any
     stats: Statistics
     status: Tensor
     reached: Tensor
     """The last time each trajectory got to, ``(*batch,)``."""
+    events: Events
+    """The events met; empty where none were asked for."""
     field: VectorField
     gradient: Gradient
     pieces: tuple[Piece, ...]
     """The accepted steps, forward and backward from the epoch; empty unless ``dense`` or a gradient was asked for."""
     dense: bool
+    adapter: StateAdapter | None = None
+    """How a structured state is laid out; None for a plain tensor."""
 
     @property
     def ok(self) -> Tensor:
@@ -78,7 +154,7 @@ class Solution:
         batch = tuple(self.status.shape)
         return describe_failures(self.status.reshape(-1), self.reached.reshape(-1), batch)
 
-    def at(self, times: Sequence[float] | Tensor | np.ndarray[Any, Any] | float) -> Tensor:
+    def at(self, times: Sequence[float] | Tensor | np.ndarray[Any, Any] | float) -> Any:
         """States at any times inside the span, from the recorded steps; needs ``dense=True``.
 
         Args:
@@ -93,7 +169,7 @@ class Solution:
         """
         if not self.dense:
             raise InputError("sol.at needs the steps of the solve; call solve(..., dense=True)")
-        wanted = torch.as_tensor(times, dtype=torch.float64, device=self.ys.device).detach()
+        wanted = torch.as_tensor(times, dtype=torch.float64, device=self.status.device).detach()
         scalar = wanted.ndim == 0
         batch = tuple(self.status.shape)
         rows = max(1, self.status.numel())
@@ -119,11 +195,17 @@ class Solution:
             replay = piece.replay.at(torch.where(mine, wanted, span.t0.unsqueeze(-1)))
             found = replay.bound_to(replay.theta, partial(replay.read, piece.y0))
             if torch.is_grad_enabled() and (piece.y0.requires_grad or replay.theta):
-                found = self.gradient.attach(replay, found, piece.y0)
+                found = self.gradient.attach(replay, piece.outputs(found), piece.y0).ys
             values = found if values is None else torch.where(mine.unsqueeze(-1), found, values)
         assert values is not None
         shaped = values.reshape(*batch, wanted.shape[-1], values.shape[-1])
-        return shaped.squeeze(-2) if scalar else shaped
+        shaped = shaped.squeeze(-2) if scalar else shaped
+        return shaped if self.adapter is None else self.adapter.unflatten(shaped)
+
+    @property
+    def flat(self) -> Tensor:
+        """``ys`` as one real tensor ``(*batch, T, dim)``, whatever the structure of the state."""
+        return self.ys if self.adapter is None else self.adapter.joined(self.ys, tuple(self.status.shape), self.ts.shape[-1])
 
     def invariants(self) -> dict[str, Tensor]:
         """What the field says is conserved, along the trajectories: each ``(*batch, T)``.
@@ -131,8 +213,9 @@ class Solution:
         Raises:
             InputError: the field declares no invariants (a sum with a learned term declares none).
         """
-        times = self.ts.to(self.ys.dtype).expand(self.ys.shape[:-1]).unsqueeze(-1)
-        found = self.field.invariants(times, self.ys)
+        ys = self.flat
+        times = self.ts.to(ys.dtype).expand(ys.shape[:-1]).unsqueeze(-1)
+        found = self.field.invariants(times, ys)
         if not found:
             raise InputError(f"{type(self.field).__name__} declares no invariants; ask the known term of a sum, or write them")
         return found
@@ -141,11 +224,12 @@ class Solution:
         """Each component against time, one line a trajectory; a matplotlib figure that is not shown."""
         from matplotlib.figure import Figure
 
-        dim = self.ys.shape[-1]
+        ys = self.flat
+        dim = ys.shape[-1]
         figure = Figure(figsize=(8, 1.5 + 1.4 * dim), layout="constrained")
         axes = figure.subplots(dim, 1, sharex=True, squeeze=False)[:, 0]
-        values = self.ys.detach().cpu().reshape(-1, self.ys.shape[-2], dim)
-        times = self.ts.cpu().expand(self.ys.shape[:-1]).reshape(-1, self.ys.shape[-2])
+        values = ys.detach().cpu().reshape(-1, ys.shape[-2], dim)
+        times = self.ts.cpu().expand(ys.shape[:-1]).reshape(-1, ys.shape[-2])
         for component, axis in enumerate(axes):
             for row in range(len(values)):
                 axis.plot(times[row].numpy(), values[row, :, component].numpy(), linewidth=1)
@@ -155,7 +239,7 @@ class Solution:
 
     def __repr__(self) -> str:
         good = int(self.ok.sum())
-        return f"Solution(ys={tuple(self.ys.shape)}, ok={good} of {max(1, self.ok.numel())}, {self.stats})"
+        return f"Solution(ys={tuple(self.flat.shape)}, ok={good} of {max(1, self.ok.numel())}, {self.stats})"
 
 
 def _range(value: Tensor) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from physnode.errors import InputError
-from physnode.fields import VectorField
+from physnode.fields import Args, VectorField, takes, with_args
 
 __all__ = ["StateAdapter", "StructuredField"]
 
@@ -134,6 +134,13 @@ class StateAdapter:
                 parts.append(part.reshape((*axes, *leaf.shape)))
         return pytree.tree_unflatten(parts, self._spec)
 
+    def joined(self, states: Any, *axes: Any) -> Tensor:
+        """One real tensor ``(*axes, dim)`` from states with further axes, such as a solution's ``(*batch, T)``."""
+        shape: list[int] = []
+        for axis in axes:
+            shape.extend(axis if isinstance(axis, tuple) else (axis,))
+        return self._joined(states, "the states", shape)
+
     def field(self, field: Callable[..., Any]) -> StructuredField:
         """``field(t, state[, args])`` as a field of the flat state; the parameters of a module stay visible.
 
@@ -147,16 +154,16 @@ class StateAdapter:
     def function(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """``function(t, state[, args])``, an event condition for example, as a function of the flat state."""
 
-        def flat(t: Tensor, y: Tensor, *args: Any) -> Tensor:
-            return function(self.time(t), self.unflatten(y), *args)
+        def flat(t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
+            return with_args(function, args, self.time(t), self.unflatten(y))
 
         return flat
 
     def state_map(self, function: Callable[..., Any]) -> Callable[..., Tensor]:
         """``function(t, state[, args])`` that returns a state, a jump for example, as a map of flat states."""
 
-        def flat(t: Tensor, y: Tensor, *args: Any) -> Tensor:
-            return self._joined(function(self.time(t), self.unflatten(y), *args), "the new state", y.shape[:-1])
+        def flat(t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
+            return self._joined(with_args(function, args, self.time(t), self.unflatten(y)), "the new state", y.shape[:-1])
 
         return flat
 
@@ -220,19 +227,19 @@ class StructuredField(VectorField):
         self.adapter = adapter
         self.field = field
 
-    def forward(self, t: Tensor, y: Tensor, *args: Any) -> Tensor:
+    @property
+    def reads_args(self) -> bool:
+        """Whether the wrapped field does."""
+        return takes(self.field, 3)
+
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
         """The derivative of the flat state.
 
         Raises:
             InputError: the wrapped field returned another structure, shape or dtype; the message names the part.
         """
-        value = self.field(self.adapter.time(t), self.adapter.unflatten(y), *args)
+        value: Any = with_args(self.field, args, self.adapter.time(t), self.adapter.unflatten(y))
         return self.adapter.derivative(value, y.shape[:-1])
-
-    def __call__(self, t: Tensor, y: Tensor, *args: Any) -> Tensor:
-        """``forward``, with the hooks that every module has."""
-        out: Tensor = torch.nn.Module.__call__(self, t, y, *args)
-        return out
 
     def invariants(self, t: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Those of the wrapped field, if it declares any."""

@@ -53,12 +53,20 @@ class Controller(ABC):
             InputError: with the remedy.
         """
 
+    def allowed_error(self, y: Tensor) -> Tensor | None:
+        """The local error per component that is accepted at states ``y`` ``(B, dim)``; None where errors are not judged."""
+        return None
+
+    def tuned(self, method: Method, y: Tensor) -> Method:
+        """The method as it is used under this control of states like ``y`` ``(B, dim)``."""
+        return method
+
     @abstractmethod
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
         """Length of the first trial ``(B,)``, the controller's memory ``(B, m)``, and field evaluations spent on it."""
 
     @abstractmethod
-    def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
+    def propose(self, span: Span, t: Tensor, dt: Tensor) -> Tensor:
         """Where the trial ends, ``(B,)``: never beyond ``span.t1``."""
 
     @abstractmethod
@@ -97,9 +105,10 @@ class Fixed(Controller):
         """The step itself; nothing is remembered."""
         return torch.full_like(span.t0, self.dt), span.t0.new_zeros(len(span.t0), 0), 0
 
-    def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
+    def propose(self, span: Span, t: Tensor, dt: Tensor) -> Tensor:
         """The next point of the grid, or the end if that is nearer than 1e-9 of a step."""
-        length = (accepted + 1).to(span.t0.dtype) * self.dt
+        slack = 1e-9 + 4 * torch.finfo(torch.float64).eps * (t.abs() + span.t0.abs()) / self.dt
+        length = (torch.floor((t - span.t0).abs() / self.dt + slack) + 1) * self.dt
         beyond = length >= (span.t1 - span.t0).abs() - 1e-9 * self.dt
         return torch.where(beyond, span.t1, span.t0 + span.direction * length)
 
@@ -202,6 +211,15 @@ class Adaptive(Controller):
         if 0 < rtol < floor:
             raise InputError(f"rtol={rtol:g} is below what {dtype} can resolve ({floor:.2g}); raise rtol or use float64")
 
+    def tuned(self, method: Method, y: Tensor) -> Method:
+        """An implicit method stops its iterations by the tolerances."""
+        return method.tuned(*self._scales(y, _size(y)))
+
+    def allowed_error(self, y: Tensor) -> Tensor:
+        """atol + rtol |y|."""
+        rtol, atol = self._scales(y, _size(y))
+        return atol + rtol * y.abs()
+
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
         """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``.
 
@@ -209,8 +227,7 @@ class Adaptive(Controller):
         which a default ``atol`` is measured.
         """
         length = (span.t1 - span.t0).abs()
-        size = y.abs().amax(-1).to(torch.float64)
-        size = torch.where((size > 0) & (size < 1), size, 1.0)
+        size = _size(y)
         ones = torch.ones_like(length)
         memory = torch.stack((ones, ones, torch.zeros_like(length), size), dim=-1)
         if self.first_step is not None:
@@ -230,7 +247,7 @@ class Adaptive(Controller):
         dt = torch.where(dt > 0, dt, h0).clamp(self.min_step, self.max_step)
         return self._shared(torch.minimum(dt, length), length > 0), memory, 1
 
-    def propose(self, span: Span, t: Tensor, dt: Tensor, accepted: Tensor) -> Tensor:
+    def propose(self, span: Span, t: Tensor, dt: Tensor) -> Tensor:
         """``t + dt``, or the end if that is no farther."""
         return torch.where(dt >= (span.t1 - t).abs() * (1 - 1e-12), span.t1, t + span.direction * dt)
 
@@ -279,7 +296,9 @@ class Adaptive(Controller):
         refused_now = torch.where(running, (~accept).to(memory.dtype), memory[:, 2])
         memory = torch.cat((ratios, refused_now.unsqueeze(-1), memory[:, 3:]), dim=-1)
         dt_next = torch.where(running, dt_next, dt)
+        # a step that was cut to end on a jump, an event or the end says nothing against the step that was meant
         arrived_short = accept & (length < dt * (1 - 1e-9))
+        dt_next = torch.where(arrived_short, torch.maximum(dt_next, dt), dt_next)
         return Verdict(accept, self._shared(dt_next, running & ~arrived_short & ~stuck), memory, stuck)
 
     def _measured(self, scaled: Tensor) -> Tensor:
@@ -318,6 +337,12 @@ class Adaptive(Controller):
             return dt
         smallest = torch.where(involved, dt, torch.inf).amin()
         return torch.where(torch.isfinite(smallest), smallest, dt)
+
+
+def _size(y: Tensor) -> Tensor:
+    """The largest entry of each state up to 1, by which a default ``atol`` is measured, ``(B,)``."""
+    size = y.abs().amax(-1).to(torch.float64)
+    return torch.where((size > 0) & (size < 1), size, 1.0)
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """The field as the engine calls it: ``f(t, y)`` with one row a trajectory, whatever the user's batch shape.
 
+Its ``args`` are bound to it: the field sees per-trajectory constants as they are and signals as their value at ``t``. A step
+that may end on a jump of the field calls it through ``on_step``, which keeps every evaluation on the step's own side.
+
 One traced call at the start finds every tensor the field reads that wants a gradient, closed-over ones too, and refuses
 what would make a result silently wrong: a field that writes into its input or returns a tensor it will write into again. It
 also sees whether the field draws random numbers or changes tensors, which rules out a gradient.
@@ -8,6 +11,7 @@ also sees whether the field draws random numbers or changes tensors, which rules
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +20,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from physnode.engine.arguments import Arguments
 from physnode.errors import InputError
-from physnode.fields import SecondOrder, SeparableHamiltonian, VectorField
+from physnode.fields import SecondOrder, SeparableHamiltonian, VectorField, with_args
 
-__all__ = ["FieldFunction", "Traced"]
+__all__ = ["FieldFunction", "Traced", "inner_sides"]
 
 
 class FieldFunction:
@@ -28,12 +33,27 @@ class FieldFunction:
     The field itself sees ``(*batch, 1)`` and ``(*batch, dim)``.
     """
 
-    def __init__(self, field: VectorField, batch: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, field: VectorField, batch: Sequence[int], dtype: torch.dtype, args: Arguments | None = None) -> None:
         self.field = field
         self.batch = tuple(batch)
         self.dtype = dtype
+        self.args = args
+        self.jumps = False
+        """Whether the field jumps somewhere in time, so that the two sides of a time differ."""
         self.differentiates = False
         """Whether the field calls ``torch.autograd.grad`` itself, and so needs a graph even where none is kept."""
+        self._sides: tuple[Tensor, Tensor] | None = None
+
+    def on_step(self, t: Tensor, t_end: Tensor) -> FieldFunction:
+        """The field as a step from ``t`` to ``t_end`` ``(B,)`` sees it: times on its ends are moved inside by one unit in the
+        last place, so that a jump there is seen from the step's own side."""
+        return self.between(*inner_sides(t, t_end)) if self.jumps else self
+
+    def between(self, low: Tensor, high: Tensor) -> FieldFunction:
+        """The field with its times kept within [``low``, ``high``]."""
+        other = copy(self)
+        other._sides = (low, high)
+        return other
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, shape ``(B, dim)``."""
@@ -59,12 +79,28 @@ class FieldFunction:
         """Whether q' = p itself, so that a drift costs nothing."""
         return isinstance(self.field, SecondOrder)
 
-    def _call(self, function: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Tensor:
-        time, state = t.to(self.dtype).view(*self.batch, 1), y.view(*self.batch, y.shape[-1])
+    def evaluate(self, function: Callable[..., Tensor], t: Tensor, y: Tensor) -> Tensor:
+        """Any ``function(t, y)`` or ``function(t, y, args)`` as the field is called, in the shape it returns."""
+        if self._sides is not None:
+            t = torch.minimum(torch.maximum(t, self._sides[0]), self._sides[1])
+        time, state = self._seen(t), y.view(*self.batch, y.shape[-1])
+        given = None if self.args is None else self.args.at(t)
         if self.differentiates and not torch.is_grad_enabled():
             with torch.enable_grad():
-                return function(time, state).detach().reshape(y.shape)
-        return function(time, state).reshape(y.shape)
+                return with_args(function, given, time, state).detach()
+        return with_args(function, given, time, state)
+
+    def _call(self, function: Callable[..., Tensor], t: Tensor, y: Tensor) -> Tensor:
+        return self.evaluate(function, t, y).reshape(y.shape)
+
+    def _seen(self, t: Tensor) -> Tensor:
+        """The time as the field sees it, ``(*batch, 1)``; a coarser dtype is kept on the step's side too."""
+        time = t.to(self.dtype)
+        if self._sides is not None and self.dtype != torch.float64:
+            low, high = (side.to(self.dtype) for side in self._sides)
+            low, high = torch.nextafter(low, high), torch.nextafter(high, low)
+            time = torch.where(low <= high, torch.minimum(torch.maximum(time, low), high), time)
+        return time.view(*self.batch, 1)
 
 
 @dataclass(frozen=True)
@@ -80,8 +116,10 @@ class Traced:
     """How often the field was called to find this out."""
 
 
-def trace(f: FieldFunction, t: Tensor, y: Tensor) -> Traced:
+def trace(f: FieldFunction, t: Tensor, y: Tensor, also: Sequence[Callable[..., Tensor]] = ()) -> Traced:
     """Call the field once at ``(t, y)``, without a graph, and look at what it reads and returns.
+
+    ``also`` are further functions of (t, y[, args]), conditions of events and the like, whose tensors count among ``theta``.
 
     Raises:
         InputError: the field returns something that is no tensor of y's shape, dtype and device, or writes into ``y``, ``t``
@@ -91,11 +129,11 @@ def trace(f: FieldFunction, t: Tensor, y: Tensor) -> Traced:
     buffers = [(buffer, _version(buffer)) for buffer in f.field.buffers()]
     calls = 1
     try:
-        value, state, reads = _call_once(f, t, y, graph=False)
+        value, state, reads = _call_once(f, t, y, also, graph=False)
     except RuntimeError as problem:
         # a field that calls torch.autograd.grad itself needs a graph even where the solve keeps none
         try:
-            value, state, reads = _call_once(f, t, y, graph=True)
+            value, state, reads = _call_once(f, t, y, also, graph=True)
         except RuntimeError:
             raise problem from None
         f.differentiates = True
@@ -109,7 +147,7 @@ def trace(f: FieldFunction, t: Tensor, y: Tensor) -> Traced:
     written = reads.written()
     if written:  # a tensor of the call's own, made where the mode could not see it, is another one in the next call
         calls += 1
-        later = {id(tensor) for tensor in _call_once(f, t, y, graph=f.differentiates)[2].written()}
+        later = {id(tensor) for tensor in _call_once(f, t, y, also, graph=f.differentiates)[2].written()}
         written = [tensor for tensor in written if id(tensor) in later]
     if any(_share_memory(value, tensor) for tensor in written):
         raise InputError(
@@ -128,12 +166,17 @@ def trace(f: FieldFunction, t: Tensor, y: Tensor) -> Traced:
     )
 
 
-def _call_once(f: FieldFunction, t: Tensor, y: Tensor, *, graph: bool) -> tuple[Tensor, Tensor, _Reads]:
+def _call_once(
+    f: FieldFunction, t: Tensor, y: Tensor, also: Sequence[Callable[..., Tensor]], *, graph: bool
+) -> tuple[Tensor, Tensor, _Reads]:
     point, time = y.detach().clone(), t.detach().to(f.dtype, copy=True)
     before = _version(point), _version(time)
     with torch.set_grad_enabled(graph), _Reads(point, time) as reads:
         state = point.view(*f.batch, point.shape[-1])
-        value = f.field(time.view(*f.batch, 1), state)
+        given = None if f.args is None else f.args.at(t)
+        functions: tuple[Callable[..., Tensor], ...] = (*also, f.field)
+        for function in functions:
+            value = with_args(function, given, time.view(*f.batch, 1), state)
     reads.inputs_changed = (_version(point), _version(time)) != before
     return value, state, reads
 
@@ -168,6 +211,12 @@ def _check_output(value: object, y: Tensor) -> None:
         )
     if value.device != y.device:
         raise InputError(f"the field returns a tensor on {value.device} for a state on {y.device}; move one of them")
+
+
+def inner_sides(t: Tensor, t_end: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and highest time strictly inside each step, in float64; the time itself for a step of no length."""
+    first, last = torch.nextafter(t, t_end), torch.nextafter(t_end, t)
+    return torch.minimum(first, last), torch.maximum(first, last)
 
 
 class _Reads(TorchFunctionMode):

@@ -7,6 +7,7 @@ reaches neither its neighbours nor their gradients. No graph is ever built here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Controller, Span
+from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
+from physnode.engine.jumps import Jumps
 from physnode.engine.readout import OutputBoard
 from physnode.engine.records import Records, Trial, pack
 from physnode.engine.status import Status
@@ -37,6 +40,10 @@ class Setting:
     safe_y: Tensor
     safe_carry: Tensor | None
     max_steps: int
+    jumps: Jumps | None = None
+    watch: Watch | None = None
+    observe: Callable[[Trial], None] | None = None
+    """Called after every trial."""
 
 
 class State(NamedTuple):
@@ -54,6 +61,11 @@ class State(NamedTuple):
     rejected: Tensor
     status: Tensor
     reached: Tensor
+    fresh: Tensor
+    """Whether the carry does not fit the state, since the state or the field has just jumped, ``(B,)`` bool."""
+    signs: Tensor
+    """The last signs of the event conditions, ``(B, E)``."""
+    evaluations: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,46 +81,59 @@ class Trace:
     rejected: Tensor
     evaluations: Tensor
     records: Records | None
+    last: State
+    """Where the loop stood when it ended."""
 
 
 def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     """Try one step for every trajectory that is still running."""
-    running = state.status == Status.RUNNING
-    proposed = setting.controller.propose(setting.span, state.t, state.dt, state.accepted)
+    method, span, running = setting.method, setting.span, state.status == Status.RUNNING
+    proposed = setting.controller.propose(span, state.t, state.dt)
+    if setting.jumps is not None:
+        proposed = setting.jumps.stop(span, state.t, proposed)
     t_end = torch.where(running, proposed, state.t)
+    f = setting.f.on_step(state.t, t_end)
     y = torch.where((state.status > 0).unsqueeze(-1), setting.safe_y, state.y)
-    step, lost = _compensated(setting.method.step(setting.f, state.t, t_end, y, state.carry), y, state.lost)
-    verdict = setting.controller.judge(setting.method, running, state.t, t_end, state.dt, y, step, state.memory)
+    carry, evaluations = _fresh_carry(setting, f, state, y, running)
+    step = method.step(f, state.t, t_end, y, carry)
+    evaluations = evaluations + running * (method.evaluations if step.spent is None else step.spent)
+    step, lost = _compensated(step, y, state.lost)
+    verdict = setting.controller.judge(method, running, state.t, t_end, state.dt, y, step, state.memory)
     accept = verdict.accept & running
-    accepted = state.accepted + accept
-    rejected = state.rejected + (running & ~accept)
-    arrived = accept & (t_end == setting.span.t1)
     finite = torch.isfinite(step.y.sum(-1))
     for error in step.error:
         finite = finite & torch.isfinite(error.sum(-1))
+    event, ends, following_y, signs = None, accept & (t_end == span.t1), step.y, state.signs
+    if setting.watch is not None:
+        found, signs = setting.watch.search(f, method, state.t, t_end, y, carry, step, accept, state.signs)
+        evaluations = evaluations + found.spent
+        if bool((found.event >= 0).any()):
+            t_end = found.t_end
+            step, lost = _compensated(found.step, y, state.lost)
+        event, (ends, following_y, lost) = found.event, _after_event(setting, f, found.event, t_end, step, lost, accept)
     stuck = running & verdict.stuck
-    spent = running & ~arrived & (accepted + rejected >= setting.max_steps)
+    accepted, rejected = state.accepted + accept, state.rejected + (running & ~accept)
+    spent = running & ~ends & (accepted + rejected >= setting.max_steps)
     status = torch.where(spent, int(Status.TOO_MANY_STEPS), state.status)
     status = torch.where(stuck, torch.where(finite, int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)), status)
-    status = torch.where(arrived, int(Status.OK), status)
+    status = torch.where(ends, int(Status.OK), status)
     failed, moved = (status > 0).unsqueeze(-1), accept.unsqueeze(-1)
-    carry = step.carry
-    if carry is not None and state.carry is not None and setting.safe_carry is not None:
-        carry = torch.where(failed, setting.safe_carry, torch.where(moved, carry, state.carry))
-    trial = Trial(state.t, t_end, y, state.carry, step, accept)
     following = State(
         t=torch.where(accept, t_end, state.t),
-        y=torch.where(moved, step.y, state.y),
+        y=torch.where(moved, following_y, state.y),
         lost=torch.where(moved, lost, state.lost),
         dt=verdict.dt,
-        carry=carry,
+        carry=_following_carry(setting, failed, moved, step.carry, carry),
         memory=verdict.memory,
         accepted=accepted,
         rejected=rejected,
         status=status,
         reached=torch.where(accept, t_end, state.reached),
+        fresh=_needs_fresh_carry(setting, accept, t_end, event),
+        signs=signs,
+        evaluations=evaluations,
     )
-    return following, trial
+    return following, Trial(state.t, t_end, y, carry, step, accept, event)
 
 
 def integrate(
@@ -131,27 +156,85 @@ def integrate(
     safe = (status > 0).unsqueeze(-1)
     dt, memory, on_start = setting.controller.start(method, setting.f, span, torch.where(safe, setting.safe_y, y0), derivative)
     zeros = torch.zeros_like(status)
-    state = State(span.t0, y0, torch.zeros_like(y0), dt, carry, memory, zeros, zeros, status, span.t0)
-    evaluations = zeros + (spent + on_start)
+    fresh = torch.zeros_like(safe[:, 0]) if setting.jumps is None else setting.jumps.on(span.t0)
+    signs = zeros.unsqueeze(-1)[:, :0] if setting.watch is None else setting.watch.start(setting.f, span.t0, y0)
+    state = State(
+        span.t0,
+        y0,
+        torch.zeros_like(y0),
+        dt,
+        carry,
+        memory,
+        zeros,
+        zeros,
+        status,
+        span.t0,
+        fresh,
+        signs,
+        zeros + (spent + on_start),
+    )
+    read_outs = zeros
     chunk_limit = _chunk_limit(y0, method)
     chunk: list[Trial] = []
     kept: list[Trial] = []
     while bool((state.status == Status.RUNNING).any()):
         while len(chunk) < chunk_limit and bool((state.status == Status.RUNNING).any()):
-            tried = state.status == Status.RUNNING
             state, trial = advance(setting, state)
-            spent_now = method.evaluations if trial.step.spent is None else trial.step.spent
-            evaluations = evaluations + spent_now * tried
             chunk.append(trial)
-        evaluations = evaluations + board.read(setting.f, method, chunk)
+            if setting.observe is not None:
+                setting.observe(trial)
+        read_outs = read_outs + board.read(setting.f, method, chunk)
         if keep_records:
             kept += [trial._replace(step=_NOTHING, carry=None) for trial in chunk]
         chunk = []
     records = _records(setting, kept, state) if keep_records else None
-    return Trace(board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records)
+    evaluations = state.evaluations + read_outs
+    return Trace(board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, state)
 
 
 _NOTHING = Step(torch.empty(0), (), None, ())
+
+
+def _fresh_carry(setting: Setting, f: FieldFunction, state: State, y: Tensor, running: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The carry, evaluated again where state or field have jumped, and the evaluations made so far."""
+    if state.carry is None or not bool(state.fresh.any()):
+        return state.carry, state.evaluations
+    derivative = f(state.t, y)
+    again = setting.method.start(f, state.t, y, derivative)
+    assert again is not None
+    return torch.where(state.fresh.unsqueeze(-1), again, state.carry), state.evaluations + (state.fresh & running)
+
+
+def _needs_fresh_carry(setting: Setting, accept: Tensor, t_end: Tensor, event: Tensor | None) -> Tensor:
+    fresh = torch.zeros_like(accept)
+    if setting.jumps is not None:
+        fresh = accept & setting.jumps.on(t_end)
+    if event is not None and setting.watch is not None and setting.watch.jumps:
+        fresh = fresh | (event >= 0)
+    return fresh
+
+
+def _following_carry(
+    setting: Setting, failed: Tensor, moved: Tensor, carry: Tensor | None, before: Tensor | None
+) -> Tensor | None:
+    if carry is None or before is None or setting.safe_carry is None:
+        return carry
+    return torch.where(failed, setting.safe_carry, torch.where(moved, carry, before))
+
+
+def _after_event(
+    setting: Setting, f: FieldFunction, event: Tensor, t_end: Tensor, step: Step, lost: Tensor, accept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which trajectories have come to their end, the states that go on, and what these still owe to rounding."""
+    assert setting.watch is not None
+    ends = accept & (t_end == setting.span.t1)
+    for number, terminal in enumerate(setting.watch.terminal):
+        if terminal:
+            ends = ends | (accept & (event == number))
+    if not setting.watch.jumps or not bool((event >= 0).any()):
+        return ends, step.y, lost
+    following = setting.watch.after(f, event, t_end, step.y)
+    return ends, following, torch.where((event >= 0).unsqueeze(-1), 0.0, lost)
 
 
 def _compensated(step: Step, y: Tensor, lost: Tensor) -> tuple[Step, Tensor]:
@@ -179,14 +262,17 @@ def _records(setting: Setting, trials: list[Trial], state: State) -> Records:
         empty = setting.span.t0.new_zeros(0, len(setting.span.t0))
         return Records(empty, empty, setting.safe_y.new_zeros(0, *setting.safe_y.shape), state.accepted)
     accept = torch.stack([trial.accept for trial in trials])
-    _, t, t_end, y = pack(
+    events = [trial.event for trial in trials if trial.event is not None]
+    _, t, t_end, y, *packed = pack(
         accept,
         torch.stack([trial.t for trial in trials]),
         torch.stack([trial.t_end for trial in trials]),
         torch.stack([trial.y for trial in trials]),
+        *([torch.stack(events)] if events else []),
     )
     beyond = torch.arange(len(t), device=t.device).unsqueeze(-1) >= state.accepted
     if bool(beyond.any()):
         t, t_end = torch.where(beyond, setting.span.t0, t), torch.where(beyond, setting.span.t0, t_end)
         y = torch.where(beyond.unsqueeze(-1), setting.safe_y, y)
-    return Records(t, t_end, y, state.accepted)
+        packed = [torch.where(beyond, -1, event) for event in packed]
+    return Records(t, t_end, y, state.accepted, packed[0] if packed else None)

@@ -153,8 +153,9 @@ class OutputBoard:
             trial = trials[number]
             entries = (index == number).nonzero().flatten()
             rows, fractions = plan.rows[entries], plan.fractions[entries]
+            inside = f.on_step(trial.t, trial.t_end)
             values[entries] = read_slot(
-                f, method, self.read_out, trial.t, trial.t_end, trial.y, trial.carry, trial.step, rows, fractions
+                inside, method, self.read_out, trial.t, trial.t_end, trial.y, trial.carry, trial.step, rows, fractions
             )
             reads = torch.bincount(rows[fractions != 1.0], minlength=len(spent))
             if self.read_out == "interpolate":

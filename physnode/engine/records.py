@@ -27,6 +27,8 @@ class Trial(NamedTuple):
     carry: Tensor | None
     step: Step
     accept: Tensor
+    event: Tensor | None = None
+    """Which event the step ended on, ``(B,)``; -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,21 @@ class Records:
     """``(N, B, dim)``: the state they start from; a safe state beyond a row's count."""
     count: Tensor
     """``(B,)``: steps of each row."""
+    event: Tensor | None = None
+    """``(N, B)``: which event a step ended on, -1 for none; None where a solve has no events."""
 
     @property
     def slots(self) -> int:
         """The largest count."""
         return self.t.shape[0]
+
+    @property
+    def reached(self) -> Tensor:
+        """Where each row's last step ended, ``(B,)``; NaN for a row without steps."""
+        if not self.slots:
+            return self.t.new_full((self.t.shape[1],), torch.nan)
+        last = self.t_end.gather(0, (self.count - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
+        return torch.where(self.count > 0, last, torch.nan)
 
     def active(self, slot: int) -> Tensor:
         """Rows that made a step in this slot, ``(B,)``."""

@@ -178,7 +178,7 @@ class Problem:
         ends = dys[:, torch.arange(self.count), self.windows.last]
         if self.observe is None:
             return self._predicted(dys), ends
-        ys = replay.run(replay.f, states)
+        ys = replay.run(replay.f, states).ys
         changes = torch.func.vmap(lambda dy: torch.func.jvp(self._predicted, (ys,), (dy,))[1])(dys)
         return changes, ends
 

@@ -10,10 +10,11 @@ from physnode.errors import InputError, name_hint
 from physnode.gradients.aca import ACA
 from physnode.gradients.base import Gradient
 from physnode.gradients.direct import Direct
+from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
 from physnode.gradients.symplectic import SymplecticAdjoint
 
-__all__ = ["ACA", "Direct", "Gradient", "Replay", "SymplecticAdjoint", "get"]
+__all__ = ["ACA", "Direct", "Gradient", "Outputs", "Replay", "SymplecticAdjoint", "get"]
 
 _GRADIENTS: dict[str, type[Gradient]] = {"direct": Direct, "aca": ACA, "symplectic": SymplecticAdjoint}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
 from physnode.gradients.variables import stand_ins
 
@@ -20,8 +21,8 @@ class Gradient(ABC):
     name: str
 
     @abstractmethod
-    def attach(self, replay: Replay, values: Tensor, y0: Tensor) -> Tensor:
-        """The outputs ``values`` ``(B, T, dim)`` as a differentiable function of ``y0`` and of ``replay.theta``."""
+    def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
+        """The ``outputs`` of the solve as a differentiable function of ``y0`` and of ``replay.theta``."""
 
     def __repr__(self) -> str:
         return f"<gradient {self.name}>"
@@ -30,29 +31,35 @@ class Gradient(ABC):
 class Swept(Gradient):
     """A gradient that sweeps backward over the records, one at a time, and keeps nothing else from the forward solve."""
 
-    def attach(self, replay: Replay, values: Tensor, y0: Tensor) -> Tensor:
+    def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
         """One autograd node for the whole solve; a second derivative goes through a replay with a graph, and is exact."""
-        out: Tensor = _SweepFunction.apply(self, replay.without_failures(), values, y0, *replay.theta)  # type: ignore[no-untyped-call]
-        return out
+        return Outputs(*_SweepFunction.apply(self, replay.without_failures(), *outputs, y0, *replay.theta))  # type: ignore[no-untyped-call]
 
     @abstractmethod
-    def sweep(self, replay: Replay, cotangents: Tensor, theta: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-        """Pull the cotangents of the outputs ``(B, T, dim)`` back to y0 ``(B, dim)`` and to each of ``theta``."""
+    def sweep(self, replay: Replay, cotangents: Outputs, theta: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        """Pull the cotangents of the outputs back to y0 ``(B, dim)`` and to each of ``theta``."""
 
 
 class _SweepFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, method: Swept, replay: Replay, values: Tensor, y0: Tensor, *theta: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, method: Swept, replay: Replay, ys: Tensor, times: Tensor, states: Tensor, y0: Tensor, *theta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(y0, *theta)  # their versions are checked: a parameter edited since then raises
         ctx.method, ctx.replay = method, replay
-        return values.clone()
+        return ys.clone(), times.clone(), states.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         y0, *theta = ctx.saved_tensors
         method: Swept = ctx.method
         replay: Replay = ctx.replay
-        cotangents = torch.where(replay.ok.view(-1, 1, 1), grads[0], 0.0)
+        ok = replay.ok
+        cotangents = Outputs(
+            torch.where(ok.view(-1, 1, 1), grads[0], 0.0),
+            torch.where(ok.unsqueeze(-1), grads[1], 0.0),
+            torch.where(ok.view(-1, 1, 1), grads[2], 0.0),
+        )
 
         def sweep() -> tuple[Tensor | None, ...]:
             with stand_ins(theta, graph=False) as fresh:
@@ -61,12 +68,14 @@ class _SweepFunction(torch.autograd.Function):
 
         def again() -> tuple[Tensor | None, ...]:
             with stand_ins((y0, *theta), graph=True) as fresh:
-                ys = replay.run(replay.f, fresh[0])
-                if not ys.requires_grad:
+                made = replay.run(replay.f, fresh[0])
+                pairs = [(out, owed) for out, owed in zip(made, cotangents, strict=True) if out.requires_grad]
+                if not pairs:
                     return (None,) * len(fresh)
                 wanted = [tensor for tensor in fresh if tensor.requires_grad]
-                found = iter(torch.autograd.grad(ys, wanted, cotangents, create_graph=True, allow_unused=True))
+                outs, owed = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+                found = iter(torch.autograd.grad(outs, wanted, owed, create_graph=True, allow_unused=True))
             return tuple(next(found) if tensor.requires_grad else None for tensor in fresh)
 
         back = replay.bound_to(theta, again if torch.is_grad_enabled() else sweep)
-        return None, None, None, *back
+        return None, None, None, None, None, *back

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from physnode.gradients.base import Gradient
+from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
 
 __all__ = ["Direct"]
@@ -20,8 +21,14 @@ class Direct(Gradient):
 
     name = "direct"
 
-    def attach(self, replay: Replay, values: Tensor, y0: Tensor) -> Tensor:
+    def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
         """The outputs of the solve, bit for bit, with the graph of the replayed ones."""
         sound = replay.without_failures()
         found = replay.bound_to(replay.theta, lambda: sound.run(replay.f, y0))
-        return torch.where(replay.ok.view(-1, 1, 1), values + (found - found.detach()), values)
+        return Outputs(*(_with_graph(value, own, replay.ok) for value, own in zip(outputs, found, strict=True)))
+
+
+def _with_graph(value: Tensor, found: Tensor, ok: Tensor) -> Tensor:
+    ok = ok.view(-1, *[1] * (value.ndim - 1)) & torch.isfinite(value)
+    change = torch.where(ok, found, 0.0)
+    return value + (change - change.detach())

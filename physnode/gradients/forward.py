@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physnode.engine.field_function import FieldFunction
+from physnode.engine.field_function import FieldFunction, inner_sides
 from physnode.engine.readout import interpolate, restep_ranks, short_end
 from physnode.errors import GradientError
 from physnode.gradients.binding import with_tensors
@@ -49,6 +49,11 @@ def tangents(replay: Replay, y0: Tensor, dy0: Tensor, theta: Mapping[str, Tensor
         raise GradientError(
             "the field calls torch.autograd.grad, which forward mode (the Jacobian of a fit, prediction bands) cannot see "
             "through; use torch.func.grad inside the field, as physnode.Hamiltonian does"
+        )
+    if replay.events is not None and replay.events.columns:
+        raise GradientError(
+            "forward mode (the Jacobian of a fit, prediction bands) does not see through events, whose times move; use reverse "
+            "mode, torch.autograd.grad, for solves with events"
         )
     records = replay.records
     batch, times = replay.times.shape
@@ -99,7 +104,7 @@ class _Linearised:
         inner = (fractions != 1.0).nonzero().flatten()
         smooth = bool(len(inner)) and replay.read_out == "interpolate"
 
-        f: Any = _Stacked(replay.f, count)
+        f: Any = _Stacked(replay.f, count, inner_sides(t, t_end) if replay.f.jumps else None)
         jvp = _jvp_of(replay, theta, dtheta, dim)
         directions = next((len(value) for value in dtheta.values()), 0)
         unit = torch.eye(dim, dtype=y.dtype, device=y.device).unsqueeze(1).expand(dim, len(y), dim)
@@ -126,24 +131,29 @@ class _Linearised:
 class _Stacked:
     """A field for S steps of the whole batch at once, ``(S B, dim)``; the field itself sees one batch, as ever."""
 
-    def __init__(self, f: FieldFunction, count: int) -> None:
-        self.f, self.count = f, count
+    def __init__(self, f: FieldFunction, count: int, sides: tuple[Tensor, Tensor] | None) -> None:
+        self.f, self.count, self.sides = f, count, sides
         self.drift_is_identity = f.drift_is_identity
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        return self._each(self.f, t, y)
+        return self._each(lambda f: f, t, y)
 
     def drift(self, t: Tensor, p: Tensor) -> Tensor:
-        return self._each(self.f.drift, t, p)
+        return self._each(lambda f: f.drift, t, p)
 
     def kick(self, t: Tensor, q: Tensor) -> Tensor:
-        return self._each(self.f.kick, t, q)
+        return self._each(lambda f: f.kick, t, q)
 
-    def _each(self, function: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Tensor:
+    def _each(self, choose: Callable[[FieldFunction], Callable[[Tensor, Tensor], Tensor]], t: Tensor, y: Tensor) -> Tensor:
+        low, high = (t, t) if self.sides is None else self.sides
+
+        def one(time: Tensor, state: Tensor, first: Tensor, last: Tensor) -> Tensor:
+            return choose(self.f if self.sides is None else self.f.between(first, last))(time, state)
+
         if self.count == 1:
-            return function(t, y)
+            return one(t, y, low, high)
         times, states = t.reshape(self.count, -1), y.reshape(self.count, -1, y.shape[-1])
-        value: Tensor = torch.func.vmap(function)(times, states)
+        value: Tensor = torch.func.vmap(one)(times, states, low.reshape(times.shape), high.reshape(times.shape))
         return value.reshape(y.shape)
 
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Span
+from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
+from physnode.engine.jumps import Jumps
 from physnode.engine.readout import ReadOut, read_slot
 from physnode.engine.records import OutputPlan, Records, plan_outputs
 from physnode.errors import GradientError
 from physnode.gradients.binding import with_tensors
+from physnode.gradients.events import EventPlan, Made, Outputs, moved_end
 
 __all__ = ["Replay"]
 
@@ -44,6 +47,8 @@ class Replay:
     """What the field calls each of ``theta``, if it is one of its parameters."""
     versions: tuple[int, ...]
     """How often each of ``theta`` had been written to when the steps were made."""
+    jumps: Jumps | None = None
+    events: EventPlan | None = None
 
     @classmethod
     def of(
@@ -57,13 +62,16 @@ class Replay:
         reached: Tensor,
         ok: Tensor,
         theta: tuple[Tensor, ...],
+        jumps: Jumps | None = None,
+        watch: Watch | None = None,
     ) -> Replay:
         """Plan the outputs at ``times`` as far as each trajectory has ``reached``."""
         plan, at_start = _plan(span, records, times, reached)
         called = {id(parameter): name for name, parameter in f.field.named_parameters()}
         names = tuple(called.get(id(tensor)) for tensor in theta)
         versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in theta)
-        return cls(f, method, read_out, span, records, times, plan, at_start, ok, theta, names, versions)
+        events = None if watch is None else EventPlan.of(watch, records)
+        return cls(f, method, read_out, span, records, times, plan, at_start, ok, theta, names, versions, jumps, events)
 
     def at(self, times: Tensor) -> Replay:
         """The same steps with other output times ``(B, T')``, all within the span.
@@ -76,10 +84,7 @@ class Replay:
                 "a parameter of the field was changed in place since the solve (an optimizer step?), so its steps no longer "
                 "belong to it; call solve again"
             )
-        reached = self.span.t0
-        if self.records.slots:
-            last = self.records.t_end.gather(0, (self.records.count - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
-            reached = torch.where(self.records.count > 0, last, reached)
+        reached = torch.where(self.records.count > 0, self.records.reached, self.span.t0)
         plan, at_start = _plan(self.span, self.records, times, reached)
         return replace(self, times=times, plan=plan, at_start=at_start)
 
@@ -94,7 +99,8 @@ class Replay:
         count = torch.where(self.ok, self.records.count, 0)
         slots, records, span = int(count.max()), self.records, self.span
         if not bool(self.ok.any()) or slots == 0:
-            records = Records(records.t[:0], records.t_end[:0], records.y[:0], count)
+            event = None if records.event is None else records.event[:0]
+            records = Records(records.t[:0], records.t_end[:0], records.y[:0], count, event)
         else:
             well = int(count.argmax())
             ok, start = self.ok, span.t0[well]
@@ -103,9 +109,12 @@ class Replay:
                 torch.where(ok, records.t_end[:slots], start),
                 torch.where(ok.unsqueeze(-1), records.y[:slots], records.y[0, well]),
                 count,
+                None if records.event is None else torch.where(ok, records.event[:slots], -1),
             )
-        plan, at_start = _plan(span, records, self.times, torch.where(self.ok, span.t1, span.t0))
-        return replace(self, records=records, plan=plan, at_start=at_start)
+        reached = torch.where(count > 0, records.reached, span.t0)
+        plan, at_start = _plan(span, records, self.times, reached)
+        events = None if self.events is None else EventPlan.of(self.events.watch, records, self.events.columns)
+        return replace(self, records=records, plan=plan, at_start=at_start, events=events)
 
     def bound_to(self, theta: Sequence[Tensor], function: Callable[[], T]) -> T:
         """``function()`` while the field's parameters are those of ``theta`` (``torch.func.functional_call`` swaps them)."""
@@ -122,34 +131,85 @@ class Replay:
                     ys[self.plan.rows[here], self.plan.columns[here]] = self.step(self.f, slot, self.records.y[slot])[1]
         return ys
 
-    def run(self, f: FieldFunction, y0: Tensor) -> Tensor:
-        """The outputs ``(B, T, dim)`` for a start ``y0``, on the recorded times, differentiable in all that ``f`` reads."""
+    def run(self, f: FieldFunction, y0: Tensor) -> Outputs:
+        """The outputs for a start ``y0``, on the recorded times, differentiable in all that ``f`` reads.
+
+        Times of events move with what they depend on, and the steps that follow start at the moved times.
+        """
         y, carry = y0, None
-        found: list[Tensor] = []
+        values, event_times, event_states = [], [], []
+        moved: Tensor | None = None
         for slot in range(self.records.slots):
             active = self.records.active(slot)
             resting = not bool(active.all())
-            if resting:
-                y_in = torch.where(active.unsqueeze(-1), y, self.records.y[slot])
+            if resting or self.starts_afresh(slot):
                 carry = None
+            y_in = torch.where(active.unsqueeze(-1), y, self.records.y[slot]) if resting else y
+            if self.events is None:
+                step, found = self.step(f, slot, y_in, carry)
+                end, carry = step.y, step.carry
             else:
-                y_in = y
-            step, values = self.step(f, slot, y_in, carry)
-            found.append(values)
-            y = torch.where(active.unsqueeze(-1), step.y, y) if resting else step.y
-            carry = step.carry
+                made = self.make(f, slot, y_in, self.start_of(slot, moved))
+                found, end, carry, moved = made.values, made.y, None, made.t_end
+                event_times.append(made.t_end[self.events.rows_of(slot)])
+                event_states.append(made.arrival[self.events.rows_of(slot)])
+            values.append(found)
+            y = torch.where(active.unsqueeze(-1), end, y) if resting else end
         ys = torch.where(self.at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
-        if found:
-            ys = ys.index_put((self.plan.rows, self.plan.columns), torch.cat(found))
-        return torch.where(self.ok.view(-1, 1, 1), ys, ys.detach()) if not bool(self.ok.all()) else ys
+        if values:
+            ys = ys.index_put((self.plan.rows, self.plan.columns), torch.cat(values))
+        if not bool(self.ok.all()):
+            ys = torch.where(self.ok.view(-1, 1, 1), ys, ys.detach())
+        if self.events is None:
+            return Outputs.without_events(ys)
+        return Outputs(ys, *self.events.tables(event_times, event_states, self.span.t0, y0))
 
     def step(self, f: FieldFunction, slot: int, y: Tensor, carry: Tensor | None = None) -> tuple[Step, Tensor]:
         """One recorded step from ``y``, and the outputs ``(M, dim)`` inside it."""
-        t, t_end = self.records.t[slot], self.records.t_end[slot]
+        return self.step_between(f, slot, self.records.t[slot], self.records.t_end[slot], y, carry)
+
+    def step_between(
+        self, f: FieldFunction, slot: int, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None
+    ) -> tuple[Step, Tensor]:
+        """The step of a slot between ends that may have moved; the outputs inside stay at their times."""
+        f = f.on_step(t, t_end)
         step = self.method.step(f, t, t_end, y, carry)
         here = self.plan.within(slot)
         rows, fractions = self.plan.rows[here], self.plan.fractions[here]
+        if self.events is not None and len(rows):
+            times = self.times[rows, self.plan.columns[here]]
+            length = torch.where(fractions == 1.0, 1.0, (t_end - t)[rows])
+            fractions = torch.where(fractions == 1.0, 1.0, (times - t[rows]) / length)
         return step, read_slot(f, self.method, self.read_out, t, t_end, y, carry, step, rows, fractions)
+
+    def starts_afresh(self, slot: int) -> bool:
+        """Whether some step of this slot starts on a jump of the field, so that no carry fits it."""
+        return self.jumps is not None and bool(self.jumps.on(self.records.t[slot]).any())
+
+    def start_of(self, slot: int, moved: Tensor | None) -> Tensor:
+        """Where the steps of a slot start: at the moved time of the event before, where there was one."""
+        t = self.records.t[slot]
+        if moved is None or self.records.event is None:
+            return t
+        return torch.where(self.records.active(slot) & (self.records.event[slot - 1] >= 0), moved, t)
+
+    def moves(self, slot: int) -> bool:
+        """Whether a step of this slot ends on an event, or starts on one."""
+        event = self.records.event
+        if event is None:
+            return False
+        return bool((event[max(0, slot - 1) : slot + 1] >= 0).any())
+
+    def make(self, f: FieldFunction, slot: int, y: Tensor, t: Tensor) -> Made:
+        """One slot of a solve with events, as a function of its start ``y`` and ``t``."""
+        assert self.events is not None
+        assert self.records.event is not None
+        event, t_end = self.records.event[slot], self.records.t_end[slot]
+        if bool((event >= 0).any()):
+            t_end = moved_end(f, self.method, self.events.watch, event, t, t_end, y)
+        step, values = self.step_between(f, slot, t, t_end, y)
+        after = self.events.watch.after(f.on_step(t, t_end), event, t_end, step.y)
+        return Made(values, after, step.y, t_end)
 
 
 def _plan(span: Span, records: Records, times: Tensor, reached: Tensor) -> tuple[OutputPlan, Tensor]:

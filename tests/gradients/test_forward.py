@@ -78,7 +78,7 @@ def assert_equals_reverse(replay: Replay, y0: Tensor, count: int = 5, tolerance:
     found = tangents(replay, y0, dy0, theta, dtheta)
     start = y0.clone().requires_grad_()
     parameters = dict(replay.f.field.named_parameters())
-    ys = replay.run(replay.f, start)
+    ys = replay.run(replay.f, start).ys
     rows = torch.eye(ys.numel(), dtype=ys.dtype).reshape(-1, *ys.shape)
     inputs = [start, *parameters.values()]
     jacobian = torch.autograd.grad(ys, inputs, rows, is_grads_batched=True)
