@@ -43,10 +43,19 @@ class Relativistic(SeparableHamiltonian):
         return (-2 * torch.cos(q) + 0.1 * q.pow(4)).sum(-1)
 
 
-TWISTED, DRIVEN, RELATIVISTIC = Twisted(), DrivenPendulum(), Relativistic()
+class DampedOscillator(SecondOrder):
+    def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        return -q - 0.2 * v + 0.3 * torch.cos(t)
+
+
+TWISTED, DRIVEN, RELATIVISTIC, DAMPED = Twisted(), DrivenPendulum(), Relativistic(), DampedOscillator()
 
 
 def problems(method: methods.Method) -> list[VectorField]:
+    if method.order == 15:  # on a nonlinear problem its error falls into rounding before it falls with its order
+        return [DAMPED]
+    if method.name == "dprkn6":
+        return [DRIVEN]
     return [DRIVEN, RELATIVISTIC] if method.extension_order is None else [TWISTED]
 
 
@@ -75,6 +84,8 @@ def slope(errors: list[float], sizes: tuple[float, float]) -> float:
 @pytest.mark.parametrize(("method", "field"), ALL, ids=IDS)
 def test_order(method: methods.Method, field: VectorField) -> None:
     length, steps = 4.0, {1: (800, 1600), 2: (100, 200), 3: (60, 120), 4: (50, 100), 5: (60, 120), 6: (40, 60), 8: (28, 42)}
+    steps |= {6: (80, 120)} if method.name == "dprkn6" else {15: (8, 9)}
+    length = 15.0 if method.order == 15 else length
     errors = []
     for n in steps[method.order]:
         sol = solve(field, STATES, [START, START + length], method=method, controller=Fixed(length / n))
@@ -91,7 +102,8 @@ READS = [(*pair, how) for pair in ALL for how in ("interpolate", "restep") if ho
 def test_order_of_outputs_inside_one_step(method: methods.Method, field: VectorField, read_out: str) -> None:
     """The local error is O(h^(q+1)) at any fraction of the step, with q the order of the extension, or of the method."""
     order = method.order if read_out == "restep" or method.extension_order is None else method.extension_order
-    pair = {7: (0.3, 0.2), 8: (0.125, 0.09)}.get(order, (0.1, 0.05))
+    pair = {7: (0.3, 0.2), 8: (0.125, 0.09), 15: (2.6, 2.2)}.get(order, (0.1, 0.05))
+    pair = (1.0, 0.7) if (method.name, order) == ("gauss_radau15", 8) else pair
     pair = (0.25, 0.18) if (method.name, order) == ("dopri8", 8) else pair  # its errors are smaller, and near rounding
     errors = []
     for h in pair:
