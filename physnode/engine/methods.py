@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from physnode.engine.coefficients.nystrom import DPRKN6
 from physnode.engine.coefficients.collocation import GAUSS2, GAUSS4, GAUSS6, RADAU5
+from physnode.engine.coefficients.nystrom import DPRKN6
 from physnode.engine.families.base import Method
 from physnode.engine.families.explicit_rk import ExplicitRungeKutta
-from physnode.engine.families.implicit_rk import ImplicitRungeKutta
 from physnode.engine.families.gauss_radau import GaussRadau
+from physnode.engine.families.implicit_rk import ImplicitRungeKutta
 from physnode.engine.families.nystrom import RungeKuttaNystrom
 from physnode.engine.families.splitting import Splitting
 from physnode.engine.tableaus import BUTCHER, SPLITTING
@@ -15,8 +15,8 @@ from physnode.errors import InputError, name_hint
 
 __all__ = [
     "ExplicitRungeKutta",
-    "ImplicitRungeKutta",
     "GaussRadau",
+    "ImplicitRungeKutta",
     "Method",
     "RungeKuttaNystrom",
     "Splitting",
@@ -68,7 +68,7 @@ _METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         euler, midpoint, heun, rk4, bosh3, dopri5, tsit5, dop853, dopri8, leapfrog, yoshida4, yoshida6, kahan_li8,
-        dprkn6, gauss_radau15,
+        dprkn6, gauss_radau15, gauss2, gauss4, gauss6, radau5,
     )
 }  # fmt: skip
 
