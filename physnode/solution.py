@@ -133,6 +133,8 @@ class Solution:
     status: Tensor
     reached: Tensor
     """The last time each trajectory got to, ``(*batch,)``."""
+    last_step: Tensor
+    """The length of each trajectory's last trial step, ``(*batch,)``."""
     events: Events
     """The events met; empty where none were asked for."""
     field: VectorField
@@ -152,7 +154,7 @@ class Solution:
     def failures(self) -> str:
         """One line a kind of failure, naming trajectories, times and remedies; empty if there is none."""
         batch = tuple(self.status.shape)
-        return describe_failures(self.status.reshape(-1), self.reached.reshape(-1), batch)
+        return describe_failures(self.status.reshape(-1), self.reached.reshape(-1), self.last_step.reshape(-1), batch)
 
     def at(self, times: Sequence[float] | Tensor | np.ndarray[Any, Any] | float) -> Any:
         """States at any times inside the span, from the recorded steps; needs ``dense=True``.

@@ -14,6 +14,7 @@ from physnode import gradients
 from physnode.engine import methods
 from physnode.engine.arguments import Arguments
 from physnode.engine.controllers import Adaptive, Controller, Span
+from physnode.engine.diagnosis import diagnose
 from physnode.engine.events import Event, Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction, Traced, trace
@@ -111,7 +112,8 @@ def solve(
     traced = trace(f, epoch, flat, () if watch is None else watch.functions)
     if watch is not None and watch.jumps:
         _check_jumps(watch, f, epoch, flat)
-    scale = controller.allowed_error(flat.detach())
+    allowed = controller.allowed_error(flat.detach())
+    scale = None if allowed is None else allowed.amax(-1, keepdim=True)  # a component at rest says nothing of its later size
     parts = [*_jump_times(jump_times, flat, batch), *signal_jumps(f, epoch, flat.detach(), scale)]
     jumps = Jumps.of(parts, len(flat))
     f.jumps = jumps is not None
@@ -154,7 +156,8 @@ def solve(
         ys=ys if adapter is None else adapter.unflatten(ys),
         stats=Statistics(*(_total(traces, name, batch) for name in ("accepted", "rejected", "evaluations"))),
         status=torch.stack([found.status for found in traces]).amax(0).reshape(batch),
-        reached=_reached(traces, epoch).reshape(batch),
+        reached=_of_the_worst(traces, "reached").reshape(batch),
+        last_step=_of_the_worst(traces, "last_step").reshape(batch),
         events=Events.joined(met, ys, adapter),
         field=f.field,
         gradient=how,
@@ -213,6 +216,10 @@ class _Plan:
             board = OutputBoard(span, times, start, self.read)
             keep = self.keep or self.watch is not None
             found = integrate(setting, start, derivative, carry, status, board, keep_records=keep, spent=spent)
+            explicit = not method.implicit
+            last, tried = found.last, found.last_step
+            told = diagnose(f, span, found.status, last.t, last.y, tried, start, traced.derivative, explicit=explicit)
+            found = replace(found, status=told)
         if found.records is None:
             return found, None
         replay = Replay.of(
@@ -386,9 +393,9 @@ def _total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:
     return total.reshape(batch)
 
 
-def _reached(traces: list[Trace], epoch: Tensor) -> Tensor:
-    """Where the worst direction of each trajectory ended."""
-    reached, status = traces[0].reached, traces[0].status
+def _of_the_worst(traces: list[Trace], name: str) -> Tensor:
+    """``reached`` and the like, from the worse direction of each trajectory."""
+    value, status = getattr(traces[0], name), traces[0].status
     for found in traces[1:]:
-        reached = torch.where(found.status > status, found.reached, reached)
-    return reached
+        value = torch.where(found.status > status, getattr(found, name), value)
+    return value  # type: ignore[no-any-return]

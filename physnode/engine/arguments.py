@@ -46,26 +46,31 @@ class BoundSignal:
         last = self.times[:, -1]
         return self.times[:, 0], torch.full_like(last, torch.inf) if self.hold == "previous" else last
 
-    def breaks(self) -> tuple[Tensor, Tensor]:
-        """Times at which the signal jumps or bends, ``(B, K)`` or ``(1, K)``, infinite where it does not, and by how much.
+    @property
+    def smoothness(self) -> int:
+        """Which derivative jumps at the samples: 0 the value itself, 1 the slope, 3 the third derivative of a spline."""
+        return {"previous": 0, "linear": 1, "cubic": 3}[self.hold]
 
-        The size is that of the jump for a held signal, of the change of slope for a joined one, relative to the range of the
-        signal, in the component where it is largest.
+    def breaks(self) -> tuple[Tensor, Tensor]:
+        """Sample times ``(B, K)`` or ``(1, K)`` at which a derivative jumps, infinite where none does, and by how much.
+
+        Sizes are relative to the range of the signal, in the component where they are largest.
         """
         values = self.values.detach().to(torch.float64)
         span = (values.amax(1, keepdim=True) - values.amin(1, keepdim=True)).clamp(min=torch.finfo(torch.float64).tiny)
-        change = (values.diff(dim=1) / span).abs() if self.hold == "previous" else values.diff(dim=1) / span
-        if self.hold == "cubic":
-            return self.times[:, :0], self.times[:, :0]
-        if self.hold == "linear":
-            gaps = self.times.diff(dim=-1).unsqueeze(-1)
-            slope = torch.where(gaps > 0, change / torch.where(gaps > 0, gaps, 1.0), 0.0)
-            size, at = slope.diff(dim=1).abs().amax(-1), self.times[:, 1:-1]
-            padded = self.times.diff(dim=-1)[:, 1:] == 0
-            size = torch.where(padded, 0.0, size)
-        else:
-            size, at = change.amax(-1), self.times[:, 1:]
-        return torch.where(size > 0, at, torch.inf), size
+        values = values / span
+        if self.hold == "previous":
+            size, at = values.diff(dim=1).abs().amax(-1), self.times[:, 1:]
+            return torch.where(size > 0, at, torch.inf), size
+        gaps = self.times.diff(dim=-1).unsqueeze(-1)
+        padded = gaps <= 0
+        gaps = torch.where(padded, 1.0, gaps)
+        highest = values.diff(dim=1) / gaps
+        if self.slopes is not None:
+            slopes = self.slopes.detach().to(torch.float64) / span
+            highest = 6 * (slopes[:, :-1] + slopes[:, 1:] - 2 * highest) / gaps**2
+        size = torch.where(padded[:, 1:], 0.0, highest.diff(dim=1).abs()).amax(-1)
+        return torch.where(size > 1e-12 * highest.abs().amax((1, 2)).unsqueeze(-1), self.times[:, 1:-1], torch.inf), size
 
     def extremes(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest value of each component, ``(*batch, m)``."""
@@ -144,7 +149,7 @@ def _last_at_or_before(times: Tensor, t: Tensor) -> Tensor:
     """The index of the last of ``times`` ``(R, K)`` that is not after ``t`` ``(B,)``; -1 where there is none."""
     if len(times) == 1:
         return torch.searchsorted(times[0], t.contiguous(), right=True) - 1
-    return torch.searchsorted(times, t.unsqueeze(-1), right=True).squeeze(-1) - 1
+    return torch.searchsorted(times, t.unsqueeze(-1).contiguous(), right=True).squeeze(-1) - 1
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ neighbours, is left to the error control: a finely sampled, slowly varying input
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import factorial
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Jumps:
     def _position(self, t: Tensor, *, right: bool) -> Tensor:
         if len(self.times) == 1:
             return torch.searchsorted(self.times[0], t.contiguous(), right=right)
-        return torch.searchsorted(self.times, t.unsqueeze(-1), right=right).squeeze(-1)
+        return torch.searchsorted(self.times, t.unsqueeze(-1).contiguous(), right=right).squeeze(-1)
 
     def _pick(self, position: Tensor, beyond: float) -> Tensor:
         count = self.times.shape[-1]
@@ -66,27 +67,29 @@ class Jumps:
 def signal_jumps(f: FieldFunction, t: Tensor, y: Tensor, scale: Tensor | None) -> list[Tensor]:
     """The times of the signals' jumps and kinks that a solve from ``y`` ``(B, dim)`` at ``t`` must step onto.
 
-    ``scale`` ``(B, dim)`` is the local error that the step-size control allows; without one (fixed steps) every jump counts
-    and kinks do not. How strongly the field answers to a signal is seen from its values at both ends of the signal's range,
-    taken at the start; where it does not answer there, every jump counts.
+    ``scale`` ``(B, 1)`` is the local error that the step-size control allows; without one (fixed steps) every jump counts
+    and kinks do not. The effect of a jump of the n-th derivative is measured as its size times gap^(n+1) / (n+1)!, with the
+    gap to the nearer neighbour. How strongly the field answers to a signal is seen from its values at both ends of the
+    signal's range, taken at the start; where it does not answer there, every jump counts.
     """
     parts: list[Tensor] = []
     if f.args is None:
         return parts
     for name, signal in f.args.signals.items():
         times, size = signal.breaks()
-        if not times.numel() or (scale is None and signal.hold != "previous"):
+        if not times.numel() or (scale is None and signal.smoothness > 0):
             continue
         if scale is None:
             parts.append(times)
             continue
         response = _response(f, name, t, y, scale)
-        order = times.argsort(dim=-1)
-        times, size = times.gather(-1, order), size.gather(-1, order)
+        ascending = times.argsort(dim=-1)
+        times, size = times.gather(-1, ascending), size.gather(-1, ascending)
         if not bool(torch.isfinite(times).any()):
             continue
         gaps = _gaps(times)
-        effect = size * (gaps if signal.hold == "previous" else 0.5 * gaps**2) * response.unsqueeze(-1)
+        order = signal.smoothness + 1
+        effect = size * gaps**order / factorial(order) * response.unsqueeze(-1)
         counts = (effect > _NEGLIGIBLE) | (response == 0).unsqueeze(-1)
         if bool((counts == counts[:1]).all()):
             counts = counts[:1]

@@ -66,6 +66,8 @@ class State(NamedTuple):
     signs: Tensor
     """The last signs of the event conditions, ``(B, E)``."""
     evaluations: Tensor
+    tried: Tensor
+    """The length of the last trial, ``(B,)``."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Trace:
     records: Records | None
     last: State
     """Where the loop stood when it ended."""
+    last_step: Tensor
+    """The length of each row's last trial, ``(B,)``."""
 
 
 def advance(setting: Setting, state: State) -> tuple[State, Trial]:
@@ -132,6 +136,7 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
         fresh=_needs_fresh_carry(setting, accept, t_end, event),
         signs=signs,
         evaluations=evaluations,
+        tried=torch.where(running, (t_end - state.t).abs(), state.tried),
     )
     return following, Trial(state.t, t_end, y, carry, step, accept, event)
 
@@ -172,6 +177,7 @@ def integrate(
         fresh,
         signs,
         zeros + (spent + on_start),
+        dt,
     )
     read_outs = zeros
     chunk_limit = _chunk_limit(y0, method)
@@ -189,7 +195,9 @@ def integrate(
         chunk = []
     records = _records(setting, kept, state) if keep_records else None
     evaluations = state.evaluations + read_outs
-    return Trace(board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, state)
+    return Trace(
+        board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, state, state.tried
+    )
 
 
 _NOTHING = Step(torch.empty(0), (), None, ())

@@ -18,6 +18,8 @@ class Status(IntEnum):
     TOO_MANY_STEPS = 1
     STEP_UNDERFLOW = 2
     NON_FINITE = 3
+    STIFF = 4
+    DIVERGED = 5
 
 
 _REASONS = {
@@ -25,9 +27,19 @@ _REASONS = {
         "took max_steps trial steps without reaching the end",
         "raise max_steps, loosen the tolerances, or check that the time unit fits the motion",
     ),
+    Status.STIFF: (
+        "is stiff: stability, not accuracy, keeps the steps of an explicit method short",
+        'use method="radau5"',
+    ),
+    Status.DIVERGED: (
+        "has diverged: its state has grown by many orders beyond its start",
+        "the solution may blow up in finite time, or the step be too long for the method; shorten the span or the step, "
+        "or check signs and parameters of the field",
+    ),
     Status.STEP_UNDERFLOW: (
-        "needs steps too short to move the time",
-        "the solution is singular (a collision, a blow-up) or far too stiff there; shorten the span or soften the field",
+        "needs steps shorter than min_step, or too short to move the time",
+        "the solution is singular there (a collision, a kink), an implicit step has no solution, or the tolerances are below "
+        "what the field's own precision allows; lower min_step, loosen the tolerances, or soften the field",
     ),
     Status.NON_FINITE: (
         "met a field value or a state that is not finite",
@@ -37,13 +49,16 @@ _REASONS = {
 _SHOWN = 5
 
 
-def describe_failures(status: Tensor, reached: Tensor, batch: Sequence[int]) -> str:
-    """One line a kind of failure: which trajectories, when, why, and what to do. Empty if all went well."""
+def describe_failures(status: Tensor, reached: Tensor, last_step: Tensor, batch: Sequence[int]) -> str:
+    """One line a kind of failure: which trajectories, when, with which step, why, and what to do. Empty if all went well."""
     lines = []
     for kind, (reason, remedy) in _REASONS.items():
         rows = (status == kind).nonzero().flatten().tolist()
         if rows:
-            shown = ", ".join(f"{_index(row, batch)} at t = {float(reached[row]):.6g}" for row in rows[:_SHOWN])
+            shown = ", ".join(
+                f"{_index(row, batch)} at t = {float(reached[row]):.6g} (step {float(last_step[row]):.2g})"
+                for row in rows[:_SHOWN]
+            )
             more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
             noun = "trajectory" if len(rows) == 1 else "trajectories"
             lines.append(f"{noun} {shown}{more}: {reason}; {remedy}")

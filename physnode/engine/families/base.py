@@ -53,6 +53,8 @@ class Method(ABC):
     """Field (or force) evaluations of one step that starts from a carry."""
     extra_evaluations: int = 0
     """Further evaluations that reading outputs inside one step costs."""
+    implicit: bool = False
+    """Whether steps solve equations, so that stiffness does not limit them."""
     prefers_restep: bool = False
     """Whether outputs are read by a step of their own unless asked otherwise: the extension's order is far below the step's."""
 
