@@ -1,0 +1,1 @@
+"""Modules that other projects import although their names are private."""
