@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-slow check format docs-figures clean
+.PHONY: demo test test-slow check format docs-figures accuracy clean
 
 demo: $(READY)
 	$(BIN)/python examples/weigh_outer_planets.py --out out
@@ -28,6 +28,9 @@ format: $(READY)
 
 docs-figures: $(READY)
 	$(BIN)/python examples/learned_damping.py --out docs/figures
+
+accuracy: $(READY)
+	$(BIN)/python -m benchmarks.accuracy --long
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,1 @@
+"""How accurate the methods are, measured: ``python -m benchmarks.accuracy`` writes docs/accuracy.md and holds its limits."""
