@@ -19,6 +19,7 @@ from torch import Tensor
 
 from physnode.engine.coefficients.implicit_tableau import ImplicitTableau
 from physnode.engine.families.base import JacobianVector, Method, Step, VectorJacobian
+from physnode.engine.families.implicit_memory import pack, predict, unpack
 from physnode.engine.families.newton import Solved, StageEquations, solve_to_rounding, solve_to_tolerance, stagewise
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jacobian import jacobian
@@ -34,6 +35,8 @@ class ImplicitRungeKutta(Method):
     The stage equations are solved to rounding, or, by a method with an error estimate that was :meth:`tuned`, to a fraction
     of the tolerances. Evaluations spent on Jacobians are not counted in :attr:`Step.spent`.
     """
+
+    implicit = True
 
     def __init__(self, tableau: ImplicitTableau) -> None:
         self.tableau = tableau
@@ -56,7 +59,8 @@ class ImplicitRungeKutta(Method):
 
     def start(self, f: FieldFunction, t: Tensor, y: Tensor, derivative: Tensor) -> Tensor | None:
         """No polynomial to begin with; the derivative, where the error estimate reads it."""
-        return self._pack(y.new_zeros(self.tableau.stages, *y.shape), derivative, y.new_zeros(len(y), 1), y.new_ones(len(y)))
+        none = y.new_zeros(self.tableau.stages, *y.shape)
+        return pack(none, y.new_zeros(len(y), 1), y.new_ones(len(y)), derivative if self.tableau.error else None)
 
     def step(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None) -> Step:
         """One step; its stages are the K_i.
@@ -74,7 +78,7 @@ class ImplicitRungeKutta(Method):
         error: tuple[Tensor, ...] = ()
         with torch.no_grad():
             start = jacobian(f, t.detach(), equations.y)
-            k, eta = self._predict(equations, memory)
+            k, eta = predict(self.tableau, equations, memory)
             if graph or self._tolerances is None:
                 found = solve_to_rounding(equations, k, start)
             else:
@@ -90,7 +94,7 @@ class ImplicitRungeKutta(Method):
         if table.error:
             slope = k[-1] if table.ends_on_stage else f(t_end, end)
             spent = spent + int(not table.ends_on_stage)
-        kept = self._pack(k, slope, equations.h, found.eta).detach()
+        kept = pack(k, equations.h, found.eta, slope).detach()
         return Step(end, error, kept, tuple(k.unbind(0)), change, spent, found.failed)
 
     def output_weights(self, fraction: Tensor) -> tuple[Tensor, ...]:
@@ -195,31 +199,6 @@ class ImplicitRungeKutta(Method):
                 "solved to rounding, as its derivative needs; use tighter tolerances or shorter steps"
             )
 
-    def _predict(self, equations: StageEquations, memory: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Stage derivatives from the polynomial of the step before, zero without one; and the η of its iteration."""
-        stages, batch, dim = self.tableau.stages, *equations.y.shape
-        if memory is None:
-            zero = equations.y.new_zeros(stages, batch, dim)
-            return zero, torch.ones(batch, dtype=torch.float64, device=zero.device)
-        before, _, h, eta = self._unpack(memory, dim)
-        eta = eta.to(torch.float64).clamp(min=torch.finfo(torch.float64).eps) ** 0.8
-        if self.tableau.extension is None:
-            return torch.zeros_like(before), eta
-        known = h != 0
-        ratio = equations.h / torch.where(known, h, 1.0)
-        predicted = []
-        for c in self.tableau.c:
-            theta = 1 + c * ratio
-            slopes = []
-            for row in self.tableau.extension.weights:  # b_i'(θ)
-                slope = torch.zeros_like(theta)
-                for power in reversed(range(len(row))):
-                    slope = slope * theta + (power + 1) * row[power]
-                slopes.append(slope)
-            predicted.append((torch.stack(slopes) * before).sum(0))
-        k = torch.stack(predicted)
-        return torch.where(known & torch.isfinite(k), k, 0.0), eta
-
     def _estimate(
         self, equations: StageEquations, t: Tensor, start: Tensor, found: Solved, memory: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -233,7 +212,7 @@ class ImplicitRungeKutta(Method):
         if memory is None:
             first, spent = f(t, y), spent + 1
         else:
-            first = self._unpack(memory, y.shape[-1])[1]
+            first = unpack(memory, table.stages, y.shape[-1]).slope
         rest = self._weighted(table.error, found.k)
         if not table.error_filter:
             return h * (table.error_start * first + rest), spent
@@ -267,16 +246,3 @@ class ImplicitRungeKutta(Method):
     def _weighted(self, weights: Sequence[float], k: Tensor) -> Tensor:
         """Σ weights_i K_i over the first axis."""
         return (k.new_tensor(weights).view(-1, *[1] * (k.ndim - 1)) * k).sum(0)
-
-    def _pack(self, k: Tensor, slope: Tensor | None, h: Tensor, eta: Tensor) -> Tensor:
-        """One row a trajectory: the stage derivatives, the end derivative if the estimate reads it, h and η."""
-        parts = [k.transpose(0, 1).flatten(1), h, eta.to(k.dtype).unsqueeze(-1)]
-        if self.tableau.error:
-            assert slope is not None
-            parts.append(slope)
-        return torch.cat(parts, dim=-1)
-
-    def _unpack(self, memory: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        count = self.tableau.stages * dim
-        k = memory[:, :count].view(-1, self.tableau.stages, dim).transpose(0, 1)
-        return k, memory[:, count + 2 :], memory[:, count : count + 1], memory[:, count + 1]
