@@ -32,8 +32,10 @@ class GaussRadau(Method):
     """15th order at the end of a step, 8th inside it, for any ``SecondOrder`` field, velocity-dependent or not.
 
     The error estimate of ``Adaptive`` is the last term of the series, h² b_6/72 for positions and h b_6/8 for velocities. It
-    is of order 7 and far above the error of the step, about whose (15/8)th power it bounds: ``Adaptive(1e-9, 1e-12)`` means
-    round-off over a few hundred revolutions, ``Adaptive(1e-11, 1e-14)`` over any number.
+    is of order 7 and far above the error of the step, which falls with the 15th power of its length: ``Adaptive(1e-6, 1e-9)``,
+    the default, keeps the figure-eight orbit to 1e-12 over 100 periods, and ``Adaptive(1e-9, 1e-12)`` is rounding alone. Lower
+    tolerances only make shorter steps. Outputs between steps are read at 8th order, which at such lengths is short of
+    rounding: ask for ``read_out="restep"`` where it matters.
 
     A step costs 1 + 7 n evaluations with n sweeps: two or three where steps are alike, up to ten for the first. ``stages``
     are the coefficients K_m of x(t + θh) = x + h Σ_m θ^m K_m, m = 1..9.
