@@ -17,6 +17,7 @@ from physnode.engine.coefficients.butcher_tableau import ContinuousExtension
 from physnode.engine.coefficients.collocation import GAUSS2, GAUSS4, GAUSS6, RADAU5
 from physnode.engine.coefficients.implicit_tableau import ImplicitTableau
 from physnode.engine.controllers import Adaptive, Fixed
+from physnode.engine.families.implicit_memory import predict
 from physnode.engine.families.implicit_rk import ImplicitRungeKutta
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jacobian import jacobian
@@ -303,6 +304,15 @@ class TestIteration:
         assert torch.allclose(warm.y, cold.y, rtol=1e-8, atol=1e-10)
         assert torch.allclose(warm.error[0], cold.error[0], rtol=1e-2, atol=1e-10)
         assert int(warm.spent.sum()) < int(cold.spent.sum())
+
+    def test_the_iteration_starts_on_the_polynomial_of_the_step_before(self) -> None:
+        """Where the derivative is a quadratic in time, it starts on the solution."""
+        method, f, y = methods.radau5, function(lambda t, x: 3 * t**2 + t + 0 * x, 2), torch.zeros(2, 1, dtype=F64)
+        with torch.no_grad():
+            carry = method.step(f, times(2, 0.2), times(2, 0.5), y).carry
+            equations = method._equations(f, times(2, 0.5), times(2, 1.3), y)
+            start, _ = predict(method.tableau, equations, carry)
+            assert torch.allclose(start, equations.rates(start), rtol=1e-13)
 
     def test_tuning_makes_another_method_where_there_are_tolerances_to_use(self) -> None:
         assert methods.gauss4.tuned(1e-6, torch.tensor(1e-9)) is methods.gauss4
