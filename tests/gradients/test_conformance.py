@@ -51,6 +51,13 @@ class DrivenChain(SecondOrder):
         return -self.stiffness * torch.sin(q) + self.read_gain() * torch.cos(2 * t) * q.flip(-1)
 
 
+class DampedChain(DrivenChain):
+    velocity_dependent = True
+
+    def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        return super().acceleration(t, q, v) - self.read_gain() * v * torch.cos(v.flip(-1))
+
+
 class Relativistic(SeparableHamiltonian):
     def __init__(self, gain: Tensor) -> None:
         super().__init__()
@@ -109,17 +116,18 @@ def tolerance(problem: Case) -> float:
 
 
 DIRECTIONS = ("forward", "backward", "both ways")
+SECOND_ORDER = {"dprkn6": (DrivenChain,), "gauss_radau15": (DrivenChain, DampedChain)}
 KINDS = [
     (method, make, read_out)
     for method in methods.available().values()
-    for make in ((DrivenChain, Relativistic) if method.extension_order is None else (Rotors,))
+    for make in SECOND_ORDER.get(method.name, (DrivenChain, Relativistic) if method.extension_order is None else (Rotors,))
     for read_out in (("interpolate", "restep") if method.extension_order else ("restep",))
 ]
 IDS = [f"{method.name}-{make.__name__}-{read_out}" for method, make, read_out in KINDS]
 
 
 def case(method: methods.Method, make: type, read_out: str, direction: str, *, fixed: bool = False) -> Case:
-    fixed = fixed or method.error_order is None
+    fixed = fixed or method.error_order is None or method.name in SECOND_ORDER
     if make is Rotors:
         fastest = 4.0 if fixed else 15.0
         y0 = torch.tensor([[0.5, 0.3, 1.0], [-0.4, 0.2, fastest], [0.9, 0.0, 3.0]], dtype=torch.float64)
@@ -135,7 +143,7 @@ def case(method: methods.Method, make: type, read_out: str, direction: str, *, f
     elif direction == "both ways":
         t0 = ts[:, 2] * torch.tensor([1.0, 1.003, 1.0], dtype=torch.float64)
     adaptive = Adaptive(1e-2, 1e-3) if method.order < 4 else Adaptive(1e-4, 1e-5)
-    controller = Fixed({1: 0.05, 17: 0.2}.get(method.evaluations, 0.1)) if fixed else adaptive
+    controller = Fixed({1: 0.05, 17: 0.2, 22: 0.2}.get(method.evaluations, 0.1)) if fixed else adaptive
     return Case(method, make, y0, ts, t0, controller, read_out)
 
 

@@ -53,10 +53,11 @@ class Relativistic(SeparableHamiltonian):
         return (self.gain * q**4).sum(-1) - torch.cos(q).prod(-1)
 
 
+SECOND_ORDER = {"dprkn6": (Chain,), "gauss_radau15": (Chain,)}
 KINDS = [
     (method, make, read_out)
     for method in pn.methods.available().values()
-    for make in ((Chain, Relativistic) if method.extension_order is None else (Driven,))
+    for make in SECOND_ORDER.get(method.name, (Chain, Relativistic) if method.extension_order is None else (Driven,))
     for read_out in (("interpolate", "restep") if method.extension_order else ("restep",))
 ]
 IDS = [f"{method.name}-{make.__name__}-{read_out}" for method, make, read_out in KINDS]
