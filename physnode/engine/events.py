@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -156,9 +157,8 @@ class Watch:
         before, crossing = signs, torch.zeros_like(signs, dtype=torch.bool)
         low, high = torch.zeros_like(signs, dtype=t.dtype), torch.ones_like(signs, dtype=t.dtype)
         previous = 0.0
-        for point in points:
-            fraction = torch.full_like(t, point)
-            now = torch.sign(self.values(f, *read(fraction))).to(torch.int8)
+        for point, (time, state) in zip(points, read.along(points), strict=True):
+            now = torch.sign(self.values(f, time, state)).to(torch.int8)
             here = self._crosses(before, now) & ~crossing & accept.unsqueeze(-1)
             low, high = torch.where(here, previous, low), torch.where(here, point, high)
             crossing = crossing | here
@@ -175,6 +175,8 @@ class Watch:
         spent = torch.zeros_like(spent) + accept * (read.spent + rounds * method.evaluations)
         # conditions that crossed earlier keep their new sign, the event's own starts afresh, later ones wait
         at_event = torch.sign(self.values(f, t_event, found.y)).to(torch.int8)
+        # what had no sign at the start has none yet, if the event came at once: two events at one time
+        at_event = torch.where((signs == 0) & (first < _EARLY).unsqueeze(-1), 0, at_event)
         met = torch.nn.functional.one_hot(event.clamp(min=0), len(self.events)).bool() & (event >= 0).unsqueeze(-1)
         signs_event = torch.where(met, 0, torch.where(crossing | (at_event == 0), before, at_event))
         after = torch.where((event >= 0).unsqueeze(-1), signs_event, before).to(torch.int8)
@@ -255,6 +257,17 @@ class _Reader:
         self.spent = method.extra_evaluations if self.smooth else 0
         self.h = (t_end - t).to(y.dtype).unsqueeze(-1)
 
+    def along(self, points: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
+        """Times and states at fractions of the step that all trajectories share; the last is the end itself."""
+        end = (self.t_end, self.step.y)
+        if len(points) == 1:
+            return [end]
+        table = _weights(self.method, tuple(points[:-1]))
+        weights = torch.as_tensor(table, dtype=self.y.dtype, device=self.y.device)
+        states = self.y + self.h * torch.tensordot(weights, torch.stack(self.stages), 1)
+        span = self.t_end - self.t
+        return [*((self.t + point * span, state) for point, state in zip(points, states, strict=False)), end]
+
     def __call__(self, fraction: Tensor) -> tuple[Tensor, Tensor]:
         """Time ``(B,)`` and state ``(B, dim)`` at a fraction ``(B,)`` of the step."""
         if bool((fraction == 1.0).all()):
@@ -265,6 +278,13 @@ class _Reader:
         end = self.t + fraction * (self.t_end - self.t)
         self.spent += self.method.evaluations
         return end, self.method.step(self.f, self.t, end, self.y, self.carry).y
+
+
+@lru_cache(maxsize=256)
+def _weights(method: Method, points: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """b_i(θ) at fixed points θ: one row a point, one entry a stage."""
+    columns = method.output_weights(torch.tensor(points, dtype=torch.float64))
+    return tuple(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def bracketed_root(value: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, ga: Tensor, gb: Tensor, wanted: Tensor) -> Tensor:

@@ -268,7 +268,8 @@ def _records(setting: Setting, trials: list[Trial], state: State) -> Records:
     """Pack the accepted trials; slots beyond a row's count rest, with zero length, at a safe state."""
     if not trials:
         empty = setting.span.t0.new_zeros(0, len(setting.span.t0))
-        return Records(empty, empty, setting.safe_y.new_zeros(0, *setting.safe_y.shape), state.accepted)
+        event = None if setting.watch is None else torch.zeros_like(empty, dtype=torch.int64)
+        return Records(empty, empty, setting.safe_y.new_zeros(0, *setting.safe_y.shape), state.accepted, event)
     accept = torch.stack([trial.accept for trial in trials])
     events = [trial.event for trial in trials if trial.event is not None]
     _, t, t_end, y, *packed = pack(

@@ -98,12 +98,13 @@ def moved_end(f: FieldFunction, method: Method, watch: Watch, event: Tensor, t: 
 
     met = event >= 0
     slope = _slope(f, lambda end: miss(end, t.detach(), y.detach()).sum(), t_end)
-    flat = met & ~(slope.abs() > 0)
+    flat = met & ~((slope.abs() > 0) & torch.isfinite(slope))
     if bool(flat.any()):
         row = int(flat.nonzero()[0])
         raise GradientError(
-            f"trajectory {row} touches the condition of event {int(event[row])} at t = {float(t_end[row]):.6g} without "
-            "crossing it, so the time of the event has no derivative there"
+            f"the condition of event {int(event[row])} has the rate {float(slope[row]):.3g} along trajectory {row} at "
+            f"t = {float(t_end[row]):.6g}, so the time of the event has no derivative there: the trajectory touches the "
+            "condition without crossing it, or the field or the condition has no finite derivative"
         )
     slope = torch.where(met, slope, 1.0)
     end = t_end
