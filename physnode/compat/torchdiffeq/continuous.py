@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from physnode.compat.torchdiffeq.integrate import run
 from physnode.compat.torchdiffeq.problem import Problem
-from physnode.gradients.variables import refuse_unknown
+from physnode.errors import GradientError
+from physnode.gradients.variables import refuse_unknown, stand_ins
 
 __all__ = ["BackwardOptions", "solve_with_backward_solve"]
 
@@ -45,7 +45,7 @@ def solve_with_backward_solve(
     """The structured solution, whose gradient is found by the backward solve.
 
     Raises:
-        RuntimeError: from a second differentiation, which the backward solve does not offer.
+        GradientError: from ``backward`` with ``create_graph``, which the backward solve does not offer.
     """
     if len(problem.t) == 1:
         return problem.at_start()
@@ -66,8 +66,12 @@ class _Solve(torch.autograd.Function):
         return ys.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise GradientError(
+                "the backward solve of the adjoint equation has no second derivative (create_graph=True); leave the adjoint_* "
+                "options out, and the exact replay is used, which has one"
+            )
         ys, t, *params = ctx.saved_tensors
         problem: Problem = ctx.problem
         field = _Augmented(problem, ctx.how, tuple(params), with_time=ctx.needs_input_grad[4])
@@ -105,15 +109,15 @@ class _Augmented:
 
     def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         _, y, to_y, *_ = state
-        with torch.enable_grad():
+        with torch.enable_grad(), stand_ins(self.params, graph=False) as params:
             time = t.detach().clone().requires_grad_(self.with_time)
             point = y.detach().reshape(-1).requires_grad_()
             value = self.problem.field(time.reshape(1), point)
-            inputs = [point, *([time] if self.with_time else []), *self.params]
+            inputs = [point, *([time] if self.with_time else []), *params]
             if not value.requires_grad:
                 back: list[Tensor | None] = [None] * len(inputs)
             else:
-                if not self.how.all_listed:
+                if not (self.how.all_listed or self.problem.field.marks_time):
                     refuse_unknown({id(tensor) for tensor in (time, *inputs)}, value)
                 back = list(torch.autograd.grad(value, inputs, -to_y.reshape(-1), allow_unused=True))
         filled = [torch.zeros_like(x) if part is None else part for part, x in zip(back, inputs, strict=True)]

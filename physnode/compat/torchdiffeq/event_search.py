@@ -23,7 +23,7 @@ __all__ = ["HORIZON", "MAX_STEPS", "until_event"]
 
 HORIZON = 1e12
 """How far from t0 an event is searched for, where steps are adaptive."""
-MAX_STEPS = {Kind.ADAPTIVE: 100_000, Kind.FIXED: 20_000}
+MAX_STEPS = {Kind.ADAPTIVE: 10_000, Kind.FIXED: 20_000}
 """How many steps a search takes before it gives up; ``max_num_steps`` sets another limit for adaptive steps."""
 
 
@@ -65,7 +65,7 @@ def until_event(
     more["max_steps"] = max(1, limit)
     problem = replace(problem, y0=moved_start(problem))
     try:
-        found = solution(problem, rtol, atol, method, given, gradient, **more)
+        found = solution(problem, rtol, atol, method, given, gradient, outputs=slice(1, None), **more)
     except IntegrationError as error:
         raise IntegrationError(f"no event was found from t0 = {float(t[0]):.6g} on before the solve ended: {error}") from None
     if not int(found.events.count):

@@ -57,9 +57,13 @@ def solution(
     gradient: str,
     *,
     controller: Controller | None = None,
+    outputs: slice = slice(None),
     **more: Any,
 ) -> Solution:
-    """The same as a :class:`physnode.Solution`, for the methods of physnode's engine; ``more`` are arguments of ``solve``."""
+    """The same as a :class:`physnode.Solution`, for the methods of physnode's engine; ``more`` are arguments of ``solve``.
+
+    ``outputs`` are the times to be read out, all of them by default.
+    """
     name, kind, found = find(method)
     given = checked_options(name, kind, options)
     limits: dict[str, Any] = {}
@@ -74,7 +78,8 @@ def solution(
         return solve(
             problem.field,
             problem.y0,
-            problem.ts,
+            problem.ts[outputs],
+            t0=problem.ts[0],
             method=found,
             controller=controller,
             gradient=Sparing(problem) if gradient == "aca" and not _transformed() else "direct",
