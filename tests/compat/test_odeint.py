@@ -184,6 +184,15 @@ def test_tolerances_for_each_component_and_each_part() -> None:
 def test_a_relative_tolerance_for_each_component_is_kept() -> None:
     found = odeint(decay, torch.ones(2, dtype=D), times(0, 2), rtol=times(1e-10, 1e-10), atol=0.0)
     torch.testing.assert_close(found[-1], times(-2, -2).exp(), rtol=1e-9, atol=0)
+    calls = []
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        calls.append(float(t))
+        return torch.stack((-y[0], 50 * torch.cos(50 * t)))
+
+    found = odeint(field, torch.ones(2, dtype=D), times(0, 1), rtol=times(1e-9, 10.0), atol=1e-12)
+    assert float(found[-1, 0]) == pytest.approx(0.36787944117, abs=1e-8)
+    assert len(calls) < steps(rtol=1e-9, atol=1e-12) / 4
 
 
 def test_a_tuple_is_judged_by_its_worst_part() -> None:
