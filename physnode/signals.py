@@ -26,7 +26,8 @@ class Signal:
     """Samples of an input, given to a field through ``solve(..., args={"name": Signal(...)})``.
 
     The field finds its value at ``t`` in ``args["name"]``: shape ``(*batch, 1)`` for a scalar signal, the shape of ``t``, and
-    ``(*batch, m)`` for one of m components. Gradients flow to ``values``.
+    ``(*batch, m)`` for one of m components. Gradients flow to ``values``; where they are asked for, steps end on every sample,
+    so that each sample's share is integrated as well as the motion.
 
     Args:
         times: sample times, ``(K,)`` for all trajectories or ``(*batch, K)``, strictly increasing; the rows of ragged signals

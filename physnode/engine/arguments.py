@@ -47,6 +47,11 @@ class BoundSignal:
         return self.times[:, 0], torch.full_like(last, torch.inf) if self.hold == "previous" else last
 
     @property
+    def differentiable(self) -> bool:
+        """Whether gradients with respect to the samples are wanted."""
+        return self.values.requires_grad and torch.is_grad_enabled()
+
+    @property
     def smoothness(self) -> int:
         """Which derivative jumps at the samples: 0 the value itself, 1 the slope, 3 the third derivative of a spline."""
         return {"previous": 0, "linear": 1, "cubic": 3}[self.hold]
@@ -54,14 +59,15 @@ class BoundSignal:
     def breaks(self) -> tuple[Tensor, Tensor]:
         """Sample times ``(B, K)`` or ``(1, K)`` at which a derivative jumps, infinite where none does, and by how much.
 
-        Sizes are relative to the range of the signal, in the component where they are largest.
+        Sizes are relative to the range of the signal, in the component where they are largest. Of a differentiable signal every
+        sample counts.
         """
         values = self.values.detach().to(torch.float64)
         span = (values.amax(1, keepdim=True) - values.amin(1, keepdim=True)).clamp(min=torch.finfo(torch.float64).tiny)
         values = values / span
         if self.hold == "previous":
             size, at = values.diff(dim=1).abs().amax(-1), self.times[:, 1:]
-            return torch.where(size > 0, at, torch.inf), size
+            return torch.where((size > 0) | self.differentiable, at, torch.inf), size
         gaps = self.times.diff(dim=-1).unsqueeze(-1)
         padded = gaps <= 0
         gaps = torch.where(padded, 1.0, gaps)
@@ -70,7 +76,8 @@ class BoundSignal:
             slopes = self.slopes.detach().to(torch.float64) / span
             highest = 6 * (slopes[:, :-1] + slopes[:, 1:] - 2 * highest) / gaps**2
         size = torch.where(padded[:, 1:], 0.0, highest.diff(dim=1).abs()).amax(-1)
-        return torch.where(size > 1e-12 * highest.abs().amax((1, 2)).unsqueeze(-1), self.times[:, 1:-1], torch.inf), size
+        jumps = size > 1e-12 * highest.abs().amax((1, 2)).unsqueeze(-1)
+        return torch.where(jumps | self.differentiable, self.times[:, 1:-1], torch.inf), size
 
     def extremes(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest value of each component, ``(*batch, m)``."""

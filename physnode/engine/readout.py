@@ -71,23 +71,26 @@ def read_slot(
     step: Step,
     rows: Tensor,
     fractions: Tensor,
-) -> Tensor:
-    """Values ``(M, dim)`` of the outputs (rows, fractions) inside one step of the whole batch."""
-    values = step.y[rows]
+) -> tuple[Tensor, Tensor]:
+    """Values ``(M, dim)`` of the outputs (rows, fractions) inside one step of the batch, and evaluations spent ``(B,)``."""
+    values, spent = step.y[rows], torch.zeros_like(t, dtype=torch.int64)
     inner = (fractions != 1.0).nonzero().flatten()
     if not len(inner):
-        return values
+        return values, spent
     inner_rows, inner_fractions = rows[inner], fractions[inner]
     if read_out == "interpolate":
         stages = method.extend(f, t, t_end, y, step.stages)
         weights = [weight.to(y.dtype) for weight in method.output_weights(inner_fractions)]
         h = (t_end - t).to(y.dtype).unsqueeze(-1)[inner_rows]
         found = interpolate(weights, h, y[inner_rows], [stage[inner_rows] for stage in stages])
-        return values.index_put((inner,), found)
+        spent = spent.index_fill(0, inner_rows, method.extra_evaluations)
+        return values.index_put((inner,), found), spent
     for entries, entry_rows in restep_ranks(inner_rows):
         short = method.step(f, t, short_end(t, t_end, entry_rows, inner_fractions[entries]), y, carry)
         values = values.index_put((inner[entries],), short.y[entry_rows])
-    return values
+        made = torch.full_like(spent, method.evaluations) if short.spent is None else short.spent
+        spent = spent.index_add(0, entry_rows, made[entry_rows])
+    return values, spent
 
 
 def short_end(t: Tensor, t_end: Tensor, rows: Tensor, fractions: Tensor) -> Tensor:
@@ -154,12 +157,8 @@ class OutputBoard:
             entries = (index == number).nonzero().flatten()
             rows, fractions = plan.rows[entries], plan.fractions[entries]
             inside = f.on_step(trial.t, trial.t_end)
-            values[entries] = read_slot(
+            values[entries], made = read_slot(
                 inside, method, self.read_out, trial.t, trial.t_end, trial.y, trial.carry, trial.step, rows, fractions
             )
-            reads = torch.bincount(rows[fractions != 1.0], minlength=len(spent))
-            if self.read_out == "interpolate":
-                spent += method.extra_evaluations * (reads > 0)
-            else:
-                spent += method.evaluations * reads
+            spent += made
         return values, spent

@@ -180,7 +180,7 @@ class Replay:
             times = self.times[rows, self.plan.columns[here]]
             length = torch.where(fractions == 1.0, 1.0, (t_end - t)[rows])
             fractions = torch.where(fractions == 1.0, 1.0, (times - t[rows]) / length)
-        return step, read_slot(f, self.method, self.read_out, t, t_end, y, carry, step, rows, fractions)
+        return step, read_slot(f, self.method, self.read_out, t, t_end, y, carry, step, rows, fractions)[0]
 
     def starts_afresh(self, slot: int) -> bool:
         """Whether some step of this slot starts on a jump of the field, so that no carry fits it."""

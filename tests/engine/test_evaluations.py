@@ -129,12 +129,13 @@ def test_never_outside_the_span(
         assert min(ts) <= min(field.times) <= max(field.times) <= max(ts)
 
 
-@pytest.mark.parametrize(("name", "beyond"), [("leapfrog", 0.0), ("kahan_li8", 0.0), ("yoshida4", 0.352), ("yoshida6", 0.158)])
-def test_how_far_splittings_go_beyond_the_span(name: str, beyond: float) -> None:
-    """Negative coefficients make that inevitable in some; by how much is documented."""
+@pytest.mark.parametrize("name", ["leapfrog", "yoshida4", "yoshida6", "kahan_li8"])
+def test_splittings_stay_inside_the_span(name: str) -> None:
+    """Though negative coefficients make their time run backward."""
     field = WatchedAcceleration()
     solve(field, [1.0, 0.2], [0.3, 0.5, 1.2], method=name, controller=Fixed(0.1))
-    assert 0.3 - 0.1 * beyond <= min(field.times) <= max(field.times) <= 1.2 + 0.1 * beyond
+    assert min(field.times) >= 0.3
+    assert max(field.times) <= 1.2
 
 
 def test_a_long_first_step_is_cut() -> None:

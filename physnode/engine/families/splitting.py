@@ -1,17 +1,16 @@
 """Splitting methods for q' = drift(p), p' = kick(q): symmetric compositions of kicks and drifts, which are symplectic.
 
-    p += κ_0 h F(q);   q += δ_0 h V(p);   p += κ_1 h F(q);   ...   p += κ_m h F(q)
+    p += κ_0 h F(q);   q += δ_0 h V(p);   p += κ_1 h F(q);   ...      or with a drift first
 
-The last kick of a step and the first of the next share one force evaluation. A time in the force advances with the drifts.
-Every splitting of order above two has negative coefficients (Goldman, Kaper 1996), so that the time which a driven force sees
-runs backward within a step. Within ``leapfrog`` and ``kahan_li8`` it stays inside the step; it leaves the step, and so the
-span of a solve, by 0.35 h in ``yoshida4`` and by 0.16 h in ``yoshida6``: force data must reach that far beyond the span.
+Where a step kicks first, its last kick and the first of the next share one force evaluation. A time in the force advances with
+the drifts. Every splitting of order above two has negative coefficients (Goldman, Kaper 1996), so that the time which a driven
+force sees runs backward within a step. It stays inside the step in every table here.
 Source: Hairer, Lubich, Wanner, Geometric Numerical Integration, II.4-II.5 and V.3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -35,7 +34,8 @@ class Splitting(Method):
         self.tableau = tableau
         self.name = tableau.name
         self.order = tableau.order
-        self.evaluations = len(tableau.drifts)
+        self.evaluations = tableau.stages
+        self._moves = tuple(_timed(tableau))
 
     def check(self, f: FieldFunction) -> None:
         """Refuse a field that does not split."""
@@ -52,24 +52,27 @@ class Splitting(Method):
         )
 
     def start(self, f: FieldFunction, t: Tensor, y: Tensor, derivative: Tensor) -> Tensor | None:
-        """The force at the start."""
+        """The force at the start, where the first move is a kick."""
+        if not self.tableau.kick_first:
+            return None
         return split_state(derivative)[1] if f.drift_is_identity else f.kick(t, split_state(y)[0])
 
     def step(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None) -> Step:
         """One composition of kicks and drifts; changes are added up apart from the state, which is so much larger."""
         q, p = split_state(y)
-        span = t_end - t
-        h = span.to(y.dtype).unsqueeze(-1)
-        force = f.kick(t, q) if carry is None else carry
-        dp = self.tableau.kicks[0] * h * force
-        dq = torch.zeros_like(dp)
-        for i, time in enumerate(self._times(t, t_end, span)):
-            rate = p + dp if f.drift_is_identity else f.drift(time, p + dp)
-            dq = dq + self.tableau.drifts[i] * h * rate
-            force = f.kick(time, q + dq)
-            dp = dp + self.tableau.kicks[i + 1] * h * force
+        h = (t_end - t).to(y.dtype).unsqueeze(-1)
+        dq, dp = torch.zeros_like(q), torch.zeros_like(p)
+        force = carry
+        for number, (kind, fraction, node) in enumerate(self._moves):
+            if kind == "kick":
+                if number or force is None:
+                    force = f.kick(_time(node, t, t_end), q + dq)
+                dp = dp + fraction * h * force
+            else:
+                rate = p + dp if f.drift_is_identity else f.drift(_time(node, t, t_end), p + dp)
+                dq = dq + fraction * h * rate
         change = torch.cat((dq, dp), dim=-1)
-        return Step(y + change, (), force, (), change)
+        return Step(y + change, (), force if self.tableau.kick_first else None, (), change)
 
     def pull_back(
         self,
@@ -85,28 +88,27 @@ class Splitting(Method):
 
         λ_q += (∂F/∂q)ᵀ κ h λ_p after a kick, λ_p += (∂V/∂p)ᵀ δ h λ_q after a drift.
         """
-        span = t_end - t
-        h = span.to(y.dtype).unsqueeze(-1)
-        times = self._times(t, t_end, span)
-        positions, momenta = [split_state(y)[0]], []
+        h = (t_end - t).to(y.dtype).unsqueeze(-1)
+        points: list[Tensor] = []
         with torch.no_grad():
             q, p = split_state(y)
-            p = p + self.tableau.kicks[0] * h * f.kick(t, q)
-            for i, time in enumerate(times):
-                momenta.append(p)
-                q = q + self.tableau.drifts[i] * h * (p if f.drift_is_identity else f.drift(time, p))
-                positions.append(q)
-                if i + 1 < len(times):
-                    p = p + self.tableau.kicks[i + 1] * h * f.kick(time, q)
+            for number, (kind, fraction, node) in enumerate(self._moves):
+                points.append(q if kind == "kick" else p)
+                if number + 1 == len(self._moves):
+                    break
+                if kind == "kick":
+                    p = p + fraction * h * f.kick(_time(node, t, t_end), q)
+                else:
+                    q = q + fraction * h * (p if f.drift_is_identity else f.drift(_time(node, t, t_end), p))
         to_q, to_p = split_state(cotangent)
-        for i in reversed(range(len(times))):
-            time = times[i]
-            weight = self.tableau.kicks[i + 1] * h * to_p
-            to_q = to_q + vjp(lambda x, time=time: f.kick(time, x), positions[i + 1], weight)  # type: ignore[misc]
-            weight = self.tableau.drifts[i] * h * to_q
-            back = weight if f.drift_is_identity else vjp(lambda x, time=time: f.drift(time, x), momenta[i], weight)  # type: ignore[misc]
-            to_p = to_p + back
-        to_q = to_q + vjp(lambda x: f.kick(t, x), positions[0], self.tableau.kicks[0] * h * to_p)
+        for (kind, fraction, node), point in zip(reversed(self._moves), reversed(points), strict=True):
+            time = _time(node, t, t_end)
+            if kind == "kick":
+                to_q = to_q + vjp(lambda x, time=time: f.kick(time, x), point, fraction * h * to_p)  # type: ignore[misc]
+            elif f.drift_is_identity:
+                to_p = to_p + fraction * h * to_q
+            else:
+                to_p = to_p + vjp(lambda x, time=time: f.drift(time, x), point, fraction * h * to_q)  # type: ignore[misc]
         return torch.cat((to_q, to_p), dim=-1)
 
     def push_forward(
@@ -121,22 +123,30 @@ class Splitting(Method):
         outputs: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Each kick and drift linearised, in order."""
-        span = t_end - t
-        h = span.to(y.dtype).unsqueeze(-1)
+        h = (t_end - t).to(y.dtype).unsqueeze(-1)
         (q, p), (dq, dp) = split_state(y), split_state(tangents)
-        force, change = jvp(lambda x: f.kick(t, x), q, dq)
-        p, dp = p + self.tableau.kicks[0] * h * force, dp + self.tableau.kicks[0] * h * change
-        for i, time in enumerate(self._times(t, t_end, span)):
-            rate, change = (p, dp) if f.drift_is_identity else jvp(lambda x, time=time: f.drift(time, x), p, dp)  # type: ignore[misc]
-            q, dq = q + self.tableau.drifts[i] * h * rate, dq + self.tableau.drifts[i] * h * change
-            force, change = jvp(lambda x, time=time: f.kick(time, x), q, dq)  # type: ignore[misc]
-            p, dp = p + self.tableau.kicks[i + 1] * h * force, dp + self.tableau.kicks[i + 1] * h * change
+        for kind, fraction, node in self._moves:
+            time = _time(node, t, t_end)
+            if kind == "kick":
+                force, change = jvp(lambda x, time=time: f.kick(time, x), q, dq)  # type: ignore[misc]
+                p, dp = p + fraction * h * force, dp + fraction * h * change
+            else:
+                rate, change = (p, dp) if f.drift_is_identity else jvp(lambda x, time=time: f.drift(time, x), p, dp)  # type: ignore[misc]
+                q, dq = q + fraction * h * rate, dq + fraction * h * change
         return torch.cat((q, p), dim=-1), torch.cat((dq, dp), dim=-1), (), ()
 
-    def _times(self, t: Tensor, t_end: Tensor, span: Tensor) -> list[Tensor]:
-        """The time after each drift; the last is the step's end itself."""
-        times, elapsed = [], 0.0
-        for drift in self.tableau.drifts[:-1]:
-            elapsed += drift
-            times.append(t + elapsed * span)
-        return [*times, t_end]
+
+def _timed(tableau: SplittingTableau) -> Iterator[tuple[str, float, float]]:
+    """Each move with the fraction of the step that the drifts before it have covered; after the last one it is 1 exactly."""
+    elapsed, drifts = 0.0, 0
+    for kind, fraction in tableau.moves:
+        yield kind, fraction, elapsed
+        if kind == "drift":
+            drifts += 1
+            elapsed = 1.0 if drifts == len(tableau.drifts) else elapsed + fraction
+
+
+def _time(node: float, t: Tensor, t_end: Tensor) -> Tensor:
+    if node == 0.0:
+        return t
+    return t_end if node == 1.0 else t + node * (t_end - t)
