@@ -35,9 +35,16 @@ def test_the_examples_of_the_page_on_solving():
     import physnode as pn
 
     names = {"torch": torch, "pn": pn}
+    shapes = []
     for code in blocks("docs/solving.md"):
         exec(compile(code, "docs/solving.md", "exec"), names)
-    assert names["sol"].ys.shape == (2, 200, 4)
+        shapes.append(tuple(names["sol"].ys.shape))
+    assert shapes[0] == (2, 200, 4)
+    assert bool((names["torque"].grad != 0).any())
+    assert names["mass"].grad.shape == (2, 1)
+    assert names["sol"].events.t.shape == (2, 3)
+    wanted = -sum((2 * h / 9.81) ** 0.5 / (2 * 9.81) for h in (1.0, 2.0))
+    assert float(names["gravity"].grad) == pytest.approx(wanted, rel=1e-9)
     spring = names["Spring"](4.0)
     sol = pn.solve(spring, [1.0, 0.0], [0.0, torch.pi / 2], method="kahan_li8", controller=pn.Fixed(0.01))
     torch.testing.assert_close(sol.ys[-1], torch.tensor([-1.0, 0.0], dtype=torch.float64), atol=1e-9, rtol=0)
