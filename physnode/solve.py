@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from physnode import gradients
+from physnode import gradients, transforms
 from physnode.engine import methods
 from physnode.engine.arguments import Arguments
 from physnode.engine.controllers import Adaptive, Controller, Span
@@ -100,15 +100,35 @@ def solve(
         raise InputError(f"max_steps must be a positive integer; found {max_steps!r}")
     adapter = StateAdapter.of(y0)
     start = _state(y0 if adapter is None else adapter.flatten(y0))
+    own = as_field(field) if adapter is None else adapter.field(field)
+    watch = _watch(events, adapter)
+    if transforms.at_work(how, own, chosen):
+        return transforms.solve_inside(
+            solve,
+            own,
+            start,
+            ts,
+            adapter,
+            watch,
+            t0=t0,
+            method=chosen,
+            controller=controller,
+            gradient=how,
+            args=args,
+            jump_times=jump_times,
+            read_out=read,
+            dense=dense,
+            max_steps=max_steps,
+            on_failure=on_failure,
+            observe=observe,
+        )
     batch = tuple(start.shape[:-1])
     times, shown = _times(ts, start, batch)
     epoch = _epoch(t0, times, start, batch)
     flat = start.clone().reshape(-1, start.shape[-1])  # the caller may edit y0 while the solution is alive
     controller.check(chosen, start.dtype)
-    own = as_field(field) if adapter is None else adapter.field(field)
     f = FieldFunction(own, batch, start.dtype, _arguments(args, own, batch, flat, epoch, times))
     chosen.check(f)
-    watch = _watch(events, adapter)
     traced = trace(f, epoch, flat, () if watch is None else watch.functions)
     if watch is not None and watch.jumps:
         _check_jumps(watch, f, epoch, flat)
@@ -118,8 +138,7 @@ def solve(
     jumps = Jumps.of(parts, len(flat))
     f.jumps = jumps is not None
     chosen = controller.tuned(chosen, flat.detach())
-    transformed = _inside_transform(how)
-    differentiable = transformed or (torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta)))
+    differentiable = transforms.is_recorded(how) or (torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta)))
     if differentiable:
         _refuse_changing_fields(traced)
     keep = differentiable or dense
@@ -369,23 +388,6 @@ def _refuse_changing_fields(traced: Traced) -> None:
             f"the field {found} when it is called, so the steps of a solve cannot be made again and a gradient would be "
             "silently wrong; put the field into evaluation mode with field.eval(), or take the noise out of it"
         )
-
-
-def _inside_transform(gradient: Gradient) -> bool:
-    """Whether a torch.func transform is at work; it sees ``Direct`` only, and forward mode not at all."""
-    if torch.autograd.forward_ad._current_level >= 0:
-        raise GradientError(
-            "forward-mode differentiation (jvp, jacfwd, dual tensors) through a solve would silently give zeros, so it is "
-            "refused; use reverse mode: torch.autograd.grad, or torch.autograd.functional.jacobian"
-        )
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    if not isinstance(gradient, gradients.Direct):
-        raise GradientError(
-            f'torch.func transforms (grad, vjp, jacrev, vmap) cannot see through gradient="{gradient.name}"; '
-            'use gradient="direct" inside them, or torch.autograd.grad outside'
-        )
-    return True
 
 
 def _total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:

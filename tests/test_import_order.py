@@ -18,7 +18,7 @@ ORDER = [
     ({"errors", "fields", "signals", "states"}, True),
     ({"nn", "engine", "methods"}, True),
     ({"gradients"}, False),
-    ({"solution", "solve"}, True),
+    ({"solution", "solve", "transforms"}, True),
     ({"systems", "data", "diagnostics"}, False),
     ({"fitting"}, False),
     ({"compat", "cli"}, False),

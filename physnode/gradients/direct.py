@@ -13,7 +13,7 @@ from physnode.gradients.base import Gradient
 from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
 
-__all__ = ["Direct"]
+__all__ = ["Direct", "with_graph"]
 
 
 class Direct(Gradient):
@@ -24,11 +24,14 @@ class Direct(Gradient):
     def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
         """The outputs of the solve, bit for bit, with the graph of the replayed ones."""
         sound = replay.without_failures()
-        found = replay.bound_to(replay.theta, lambda: sound.run(replay.f, y0))
-        return Outputs(*(_with_graph(value, own, replay.ok) for value, own in zip(outputs, found, strict=True)))
+        forward = torch.autograd.forward_ad._current_level >= 0  # the replay of an iteration needs to know that it counts
+        with torch.set_grad_enabled(forward or torch.is_grad_enabled()):
+            found = replay.bound_to(replay.theta, lambda: sound.run(replay.f, y0))
+        rows = [replay.ok.view(-1, *[1] * (value.ndim - 1)) for value in outputs]
+        return Outputs(*(with_graph(*each) for each in zip(outputs, found, rows, strict=True)))
 
 
-def _with_graph(value: Tensor, found: Tensor, ok: Tensor) -> Tensor:
-    ok = ok.view(-1, *[1] * (value.ndim - 1)) & torch.isfinite(value)
-    change = torch.where(ok, found, 0.0)
-    return value + (change - change.detach())
+def with_graph(value: Tensor, found: Tensor, ok: Tensor) -> Tensor:
+    """``value``, to the last bit, with the derivatives of ``found`` where it is ``ok`` and finite."""
+    change = torch.where(ok & torch.isfinite(value), found, 0.0)
+    return value.detach() + (change - change.detach())

@@ -1,0 +1,425 @@
+"""``solve`` inside ``torch.func`` transforms: what they may do with it, and how a mapped solve is made.
+
+``grad``, ``vjp``, ``jacrev`` and the forward-mode transforms see the ordinary operations of a replay, so they need nothing but
+``gradient="direct"``. ``vmap`` cannot follow a loop that ends when the data say so: there the mapped axes join the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from physnode.engine import methods
+from physnode.engine.arguments import Arguments
+from physnode.engine.events import Event, Watch
+from physnode.engine.families.base import Method
+from physnode.engine.field_function import FieldFunction
+from physnode.errors import GradientError, InputError
+from physnode.fields import Args, SecondOrder, SeparableHamiltonian, VectorField, needs_args, with_args
+from physnode.gradients import Direct, Gradient, Outputs, Replay
+from physnode.gradients.direct import with_graph
+from physnode.gradients.transforms import Axes, bottom, make_again, outside_transforms, wants_gradient
+from physnode.signals import Signal
+from physnode.solution import Events, Piece, Solution, Statistics
+from physnode.states import StateAdapter
+
+__all__ = ["MappedField", "at_work", "is_recorded", "solve_inside"]
+
+_GRAPH = (torch.autograd.grad, torch.autograd.backward, Tensor.backward, Tensor.requires_grad_)
+
+
+def at_work(gradient: Gradient, field: VectorField, method: Method) -> bool:
+    """Whether a solve runs inside a transform.
+
+    Raises:
+        GradientError: the gradient, or the method, is one that the transform cannot see through.
+    """
+    forward = torch.autograd.forward_ad._current_level >= 0
+    if isinstance(field, MappedField) or not (forward or torch._C._functorch.peek_interpreter_stack() is not None):
+        return False
+    if not isinstance(gradient, Direct):
+        raise GradientError(
+            f"torch.func transforms (grad, vjp, jacrev, jvp, jacfwd, hessian, vmap) and dual tensors cannot see through "
+            f'gradient="{gradient.name}"; use gradient="direct" inside them, or torch.autograd.grad outside'
+        )
+    if forward and method.implicit:
+        raise GradientError(
+            f"forward mode (jvp, jacfwd, hessian, dual tensors) cannot see through the iterations of {method.name}; use "
+            "reverse mode (grad, vjp, jacrev), or an explicit method"
+        )
+    return True
+
+
+def solve_inside(
+    solve: Callable[..., Solution],
+    field: VectorField,
+    y: Tensor,
+    ts: Any,
+    adapter: StateAdapter | None,
+    watch: Watch | None,
+    *,
+    t0: Any,
+    method: Method,
+    gradient: Gradient,
+    args: Mapping[str, Any] | None,
+    jump_times: Any,
+    dense: bool,
+    **options: Any,
+) -> Solution:
+    """The solve of ``field`` from ``y`` ``(*batch, dim)`` as the transforms around it see it.
+
+    The steps are found on plain tensors, so that neither decisions nor step sizes depend on what a transform follows, and are
+    made again inside the transforms.
+
+    Args:
+        solve: the solver of plain tensors.
+        field: the field of the flat state.
+        y: the flat start.
+        ts: as in ``solve``.
+        adapter: how a structured state is laid out.
+        watch: events of the flat state.
+        t0: as in ``solve``, like all others.
+        method: see ``t0``.
+        gradient: see ``t0``.
+        args: see ``t0``.
+        jump_times: see ``t0``.
+        dense: see ``t0``.
+        options: see ``t0``.
+
+    Raises:
+        InputError: ``dense=True`` inside ``vmap``, or times that are differentiated.
+        GradientError: the field takes a gradient with ``torch.autograd``; a mapped derivative of an implicit method or of a
+            solve with events; a derivative by the values of a cubic signal.
+    """
+    for name, value in (("ts", ts), ("t0", t0), ("jump_times", jump_times)):
+        _refuse_followed(name, value)
+    axes, differentiable = _around(field, () if watch is None else watch.functions, y, (ts, t0), args)
+    if axes.levels:
+        _refuse_mapped(method, watch, dense, differentiable)
+    batch, signals = tuple(y.shape[:-1]), _signals(args)
+    call = _Call(axes, frozenset(signals))
+    forward = torch.autograd.forward_ad
+    with outside_transforms(), torch.no_grad(), forward._set_fwd_grad_enabled(False):
+        found = solve(
+            _mapped(call, field),
+            axes.plain(y).detach(),
+            _spread(axes, ts, batch, 1),
+            t0=_spread(axes, t0, batch, 0),
+            method=method,
+            gradient=_Recorded(differentiable),
+            args=args
+            if not signals
+            else {**(args or {}), **{k: _spread_signal(axes, v, batch, y) for k, v in signals.items()}},
+            events=None if watch is None else [_mapped_event(call, event) for event in watch.events],
+            jump_times=_spread(axes, jump_times, batch, 1),
+            dense=differentiable or dense,
+            **options,
+        )
+        seen = {name: axes.inside(getattr(found, name)) for name in ("ys", "status", "reached", "last_step")}
+        stats = Statistics(*(axes.inside(getattr(found.stats, part.name)) for part in fields(found.stats)))
+        met = Events(axes.inside(found.events.t), axes.inside(found.events.y), axes.inside(found.events.index))
+    ys, pieces = seen.pop("ys"), []
+    if differentiable or dense:
+        start = y.clone().reshape(-1, y.shape[-1])
+        f = FieldFunction(field, batch, y.dtype, _bound(args, signals, batch, y))
+        replays = [piece.replay for piece in found.pieces]
+        f.jumps = any(replay.f.jumps for replay in replays)
+        if axes.levels:
+            with torch.enable_grad():
+                made, good = make_again(replays, f, start, axes)
+            ys = with_graph(ys, made.reshape(ys.shape), good.reshape(ys.shape[:-1]).unsqueeze(-1))
+        else:
+            pieces = [Piece(_inside(replay, f, watch, start), start) for replay in replays]
+            ys, met = _attached(gradient, pieces, ys, batch)
+    if adapter is not None:
+        ys, met = adapter.unflatten(ys), replace(met, y=adapter.unflatten(met.y))
+    kind = MappedSolution if axes.levels else Solution
+    return kind(
+        ts=_tensor(ts, y),
+        ys=ys,
+        stats=stats,
+        events=met,
+        field=field,
+        gradient=gradient,
+        pieces=tuple(pieces),
+        dense=dense,
+        adapter=adapter,
+        **seen,
+    )
+
+
+def _around(
+    field: VectorField, functions: Sequence[Callable[..., Tensor]], y: Tensor, times: Sequence[Any], args: Any
+) -> tuple[Axes, bool]:
+    """The axes along which ``vmap`` maps a solve, and whether a derivative of it may be wanted.
+
+    The field, and the ``functions`` of its events, are called once to find out.
+    """
+    first = [_tensor(value, y) for value in times if value is not None]
+    seen: list[Any] = [y, *first]
+    if (args is None and not needs_args(field)) or (isinstance(args, Mapping) and field.reads_args):  # else solve refuses
+        given = None
+        if args is not None:
+            given = {name: _sample(value, tuple(y.shape[:-1]), y) for name, value in args.items()}
+        epoch = first[0][..., :1] if len(first) == 1 else first[1].unsqueeze(-1)
+        t = torch.zeros_like(y[..., :1]) + epoch.to(y.dtype)
+        with _Graphless():
+            called: tuple[Callable[..., Tensor], ...] = (*functions, field)
+            seen += [with_args(function, given, t.detach(), y.detach().clone()) for function in called]
+    seen = [value for value in seen if isinstance(value, Tensor)]
+    kinds = [layer.key() for layer in torch._C._functorch.get_interpreter_stack() or ()]
+    with outside_transforms() as stack:
+        axes = Axes.of(seen, stack)
+        differentiable = any(kind != torch._C._functorch.TransformType.Vmap for kind in kinds)
+        differentiable |= torch.autograd.forward_ad._current_level >= 0
+        differentiable |= torch.is_grad_enabled() and any(bottom(value).requires_grad for value in seen)
+    return axes, differentiable
+
+
+def _refuse_followed(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        return
+    tangent = None
+    if torch.autograd.forward_ad._current_level >= 0:
+        tangent = torch.autograd.forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+    if tangent is not None or wants_gradient(value):
+        raise InputError(f"{name} is differentiated, but times are constants of a solve here; pass {name}.detach()")
+
+
+def _refuse_mapped(method: Method, watch: Watch | None, dense: bool, differentiable: bool) -> None:
+    instead = "give the mapped axis to solve itself, whose states are (*batch, dim) and whose trajectories have their own steps"
+    if dense:
+        raise InputError(f"sol.at does not work inside torch.func.vmap; ask for all times in ts, or {instead}")
+    if differentiable and (method.implicit or method is methods.gauss_radau15):
+        raise GradientError(
+            f"the derivative of {method.name}, which iterates, cannot be mapped by torch.func.vmap; {instead}"
+            f" (values alone can be: call it under torch.no_grad)"
+        )
+    if differentiable and watch is not None:
+        raise GradientError(
+            f"the derivative of a solve with events cannot be mapped by torch.func.vmap; {instead}"
+            f" (values alone can be: call it under torch.no_grad)"
+        )
+
+
+def _signals(args: Any) -> dict[str, Signal]:
+    items = args.items() if isinstance(args, Mapping) else ()
+    return {name: value for name, value in items if isinstance(value, Signal)}
+
+
+def _bound(args: Any, signals: Mapping[str, Signal], batch: tuple[int, ...], y: Tensor) -> Arguments | None:
+    """``args`` as the transforms see them."""
+    if args is None:
+        return None
+    if not any(signal.hold == "cubic" for signal in signals.values()):
+        return Arguments(args, batch, y)
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(signal.values) for signal in signals.values()):
+        raise GradientError(
+            'a solve with a signal of hold="cubic" cannot be transformed with respect to the values of signals; use '
+            'hold="linear", or torch.autograd.grad with the signals in the batch of the solve'
+        )
+    with outside_transforms():
+        return Arguments(args, batch, y)
+
+
+def _inside(replay: Replay, f: FieldFunction, watch: Watch | None, y: Tensor) -> Replay:
+    """The recorded steps with the field and events that the transforms see."""
+    events = None if replay.events is None or watch is None else replace(replay.events, watch=watch)
+    return replace(replay, f=f, events=events, theta=(y,), names=(None,), versions=(y._version,))
+
+
+def _attached(gradient: Gradient, pieces: Sequence[Piece], ys: Tensor, batch: tuple[int, ...]) -> tuple[Tensor, Events]:
+    values: Tensor | None = None
+    met = []
+    for piece in pieces:
+        replay = piece.replay
+        outputs = gradient.attach(replay, piece.outputs(ys.reshape(*replay.times.shape, ys.shape[-1])), piece.y0)
+        met.append(Events.of(outputs, replay.records, batch))
+        mine = (replay.times != replay.span.t0.unsqueeze(-1)).unsqueeze(-1)
+        values = outputs.ys if values is None else torch.where(mine, outputs.ys, values)
+    assert values is not None
+    return values.reshape(ys.shape), Events.joined(met, ys, None)
+
+
+class MappedSolution(Solution):
+    """One mapped slice of a solve; its tensors cannot be looked at inside ``vmap``, only computed with."""
+
+    def __repr__(self) -> str:
+        return f"Solution(ys={tuple(self.flat.shape)}, inside torch.func.vmap)"
+
+
+class _Recorded(Gradient):
+    """Leaves the outputs as they are: the steps are made again inside the transforms."""
+
+    name = "recorded"
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+
+    def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
+        """The outputs."""
+        return outputs
+
+
+def is_recorded(gradient: Gradient) -> bool:
+    """Whether the steps of a solve are kept to be made again inside transforms."""
+    return isinstance(gradient, _Recorded) and gradient.wanted
+
+
+class _Graphless(TorchFunctionMode):
+    """Refuses a function that takes a gradient with ``torch.autograd``: transforms cannot see through its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = _depth()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _GRAPH and _depth() == self._depth:  # deeper, it is torch.func itself that calls them
+            raise GradientError(
+                "the field takes a gradient with torch.autograd (torch.autograd.grad, requires_grad_), which torch.func "
+                "transforms and dual tensors cannot see through; use torch.func.grad inside the field, as "
+                "physnode.Hamiltonian does"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _depth() -> int:
+    level: int = torch._C._functorch.maybe_current_level() or 0
+    return level
+
+
+class _Call:
+    """Calls a function of one mapped slice for all of them."""
+
+    def __init__(self, axes: Axes, signals: frozenset[str]) -> None:
+        self.axes, self.signals = axes, signals
+
+    def __call__(self, function: Callable[..., Tensor], args: Args | None, *given: Tensor) -> Tensor:
+        """``function`` of tensors ``(*sizes, *batch, ...)``."""
+        inside = self.axes.inside
+        slices = [inside(tensor) for tensor in given]
+        if args is not None:
+            args = {name: inside(value) if name in self.signals else value for name, value in args.items()}
+        with self.axes.transforms():
+            value = with_args(function, args, *slices)
+        if not isinstance(value, Tensor):
+            return value  # refused by who called
+        plain = self.axes.plain(value)
+        return plain if torch.is_grad_enabled() else plain.detach()
+
+
+class MappedField(VectorField):
+    """A field over the mapped axes and the batch; the field of one slice is called inside the transforms."""
+
+    def __init__(self, call: _Call, own: VectorField) -> None:
+        super().__init__()
+        self.call = call
+        self._own = (own,)  # hidden from parameters(): these are the transforms' tensors
+
+    @property
+    def own(self) -> Any:
+        """The field of one slice."""
+        return self._own[0]
+
+    @property
+    def reads_args(self) -> bool:
+        """Whether the field of one slice does."""
+        return bool(self.own.reads_args)
+
+    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
+        """dy/dt."""
+        return self.call(self.own, args, t, y)
+
+
+class _MappedSecondOrder(MappedField, SecondOrder):
+    @property
+    def velocity_dependent(self) -> bool:  # type: ignore[override]  # that of the field of one slice
+        return bool(self.own.velocity_dependent)
+
+    def acceleration(self, t: Tensor, q: Tensor, v: Tensor, args: Args | None = None) -> Tensor:
+        return self.call(self.own.acceleration, args, t, q, v)
+
+    def kick(self, t: Tensor, q: Tensor, args: Args | None = None) -> Tensor:
+        return self.call(self.own.kick, args, t, q)
+
+
+class _MappedSeparable(MappedField, SeparableHamiltonian):
+    def kinetic(self, p: Tensor, args: Args | None = None) -> Tensor:
+        return self.call(self.own.kinetic, args, p)
+
+    def potential(self, q: Tensor, args: Args | None = None) -> Tensor:
+        return self.call(self.own.potential, args, q)
+
+    def drift(self, t: Tensor, p: Tensor, args: Args | None = None) -> Tensor:
+        return self.call(self.own.drift, args, t, p)
+
+    def kick(self, t: Tensor, q: Tensor, args: Args | None = None) -> Tensor:
+        return self.call(self.own.kick, args, t, q)
+
+
+def _mapped(call: _Call, own: VectorField) -> MappedField:
+    if isinstance(own, SecondOrder):
+        return _MappedSecondOrder(call, own)
+    return _MappedSeparable(call, own) if isinstance(own, SeparableHamiltonian) else MappedField(call, own)
+
+
+def _mapped_event(call: _Call, event: Event) -> Event:
+    def over(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def whole(t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
+            return call(function, args, t, y)
+
+        return whole
+
+    return replace(event, condition=over(event.condition), jump=None if event.jump is None else over(event.jump))
+
+
+def _tensor(value: Any, y: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    return torch.as_tensor(np.asarray(value, dtype=np.float64), device=y.device)
+
+
+def _sample(value: Any, batch: tuple[int, ...], y: Tensor) -> Any:
+    """An argument of a solve as the field may see it."""
+    if not isinstance(value, Signal):
+        return torch.as_tensor(value, device=y.device) if isinstance(value, np.ndarray) else value
+    first = value.arranged(batch)[1][:, 0].to(y.dtype)
+    return first.expand(y[..., 0].numel(), first.shape[-1]).reshape(*batch, first.shape[-1])
+
+
+def _spread(axes: Axes, value: Any, batch: tuple[int, ...], own: int) -> Any:
+    """Times over the mapped axes; ``own`` axes are theirs, further ones those of the batch. Times that all share stay so."""
+    if not isinstance(value, Tensor):
+        value = None if value is None else np.asarray(value, dtype=np.float64)
+        if value is None or value.ndim <= own:
+            return value
+        value = torch.as_tensor(value)
+    shared = value.ndim <= own
+    if shared and not axes.maps(value):
+        return bottom(value).detach()
+    plain = axes.plain(value).detach()
+    if not shared:
+        return plain
+    sizes, tail = axes.sizes, plain.shape[len(axes.sizes) :]
+    return plain.reshape(*sizes, *[1] * len(batch), *tail).expand(*sizes, *batch, *tail)
+
+
+def _spread_signal(axes: Axes, signal: Signal, batch: tuple[int, ...], y: Tensor) -> Signal:
+    """A signal with one input for each trajectory of each slice, where there are slices."""
+    if not axes.levels:
+        return Signal(bottom(signal.times).detach(), bottom(signal.values).detach(), signal.hold)
+    with axes.transforms():
+        times, values = signal.arranged(batch)
+    plain, rows = axes.plain(values).detach(), y[..., 0].numel()
+    count, components = plain.shape[-2:]
+    plain = plain.expand(*axes.sizes, rows, count, components).reshape(*axes.sizes, *batch, count, components)
+    knots = axes.plain(times).detach().expand(*axes.sizes, rows, count).reshape(*axes.sizes, *batch, count)
+    return Signal(knots, plain, signal.hold)
