@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,3 +90,17 @@ def test_only_differences_of_time_matter_to_a_field_without_time(shift: float, r
 
     ts = torch.linspace(0, 2, 5, dtype=torch.float64)
     assert torch.allclose(solve(field, [1.0], ts + shift).ys, solve(field, [1.0], ts).ys, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["euler", "leapfrog"])
+def test_sums_of_states_are_compensated(method: str) -> None:
+    """3000 additions of a number that is not representable lose less than one unit in the last place."""
+
+    class Drift(SecondOrder):
+        velocity_dependent = False
+
+        def acceleration(self, t: Tensor, q: Tensor, v: Tensor) -> Tensor:
+            return torch.zeros_like(q)
+
+    sol = solve(Drift(), [7.0, 0.1], [0.0, 3.0], method=method, controller=Fixed(1e-3))
+    assert abs(float(sol.ys[-1, 0]) - 7.3) <= 1e-15

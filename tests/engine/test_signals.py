@@ -209,6 +209,11 @@ class TestJumpTimes:
         ends = sol.pieces[0].replay.records.t_end[:, 0]
         assert ends.tolist() == pytest.approx([0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], abs=1e-15)
 
+    def test_a_step_cut_short_does_not_shorten_the_next(self) -> None:
+        plain = pn.solve(lambda t, y: -y, [1.0], [0.0, 1.0], controller=pn.Adaptive(1e-8, 1e-10))
+        cut = pn.solve(lambda t, y: -y, [1.0], [0.0, 1.0], controller=pn.Adaptive(1e-8, 1e-10), jump_times=[0.5, 0.5 + 1e-10])
+        assert int(cut.stats.accepted) <= int(plain.stats.accepted) + 3
+
     def test_per_trajectory(self) -> None:
         times = torch.tensor([[0.5, 0.7], [0.3, torch.inf]], dtype=torch.float64)
         sol = pn.solve(lambda t, y: -y, torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0], jump_times=times, dense=True)
