@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Controller, Span
+from physnode.engine.event_search import TrialStep, search
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
@@ -109,8 +110,9 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
         finite = finite & torch.isfinite(error.sum(-1))
     event, ends, following_y, signs = None, accept & (t_end == span.t1), step.y, state.signs
     if setting.watch is not None:
-        found, signs = setting.watch.search(f, method, state.t, t_end, y, carry, step, accept, state.signs)
-        evaluations = evaluations + found.spent
+        tried = TrialStep(f, method, state.t, t_end, y, carry, step)
+        found = search(setting.watch, tried, accept, state.signs)
+        signs, evaluations = found.signs, evaluations + found.spent
         if bool((found.event >= 0).any()):
             t_end = found.t_end
             step, lost = _compensated(found.step, y, state.lost)

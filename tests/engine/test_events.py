@@ -304,6 +304,7 @@ class TestBatch:
             count = int(alone.events.count)
             assert int(together.events.count[row]) == count
             assert int(together.stats.accepted[row]) == int(alone.stats.accepted)
+            assert int(together.stats.evaluations[row]) == int(alone.stats.evaluations)
             torch.testing.assert_close(together.events.t[row, :count], alone.events.t, rtol=1e-14, atol=0)
 
     def test_a_failure_elsewhere_leaves_events_and_gradients_alone(self) -> None:
