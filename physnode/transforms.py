@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,20 +18,22 @@ from torch.overrides import TorchFunctionMode
 
 from physnode.engine import methods
 from physnode.engine.arguments import Arguments
-from physnode.engine.events import Event, Watch
+from physnode.engine.events import Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
 from physnode.errors import GradientError, InputError
-from physnode.fields import Args, SecondOrder, SeparableHamiltonian, VectorField, needs_args, with_args
+from physnode.fields import VectorField, needs_args, with_args
 from physnode.gradients import Direct, Gradient, Outputs, Replay
 from physnode.gradients.direct import with_graph
+from physnode.gradients.mapped import MappedCall, MappedField, mapped_event, mapped_field, spread_signal, spread_times
 from physnode.gradients.transforms import Axes, bottom, make_again, outside_transforms, wants_gradient
 from physnode.signals import Signal
 from physnode.solution import Events, Piece, Solution, Statistics
 from physnode.states import StateAdapter
 
-__all__ = ["MappedField", "at_work", "is_recorded", "solve_inside"]
+__all__ = ["at_work", "is_recorded", "solve_inside"]
 
+_INSTEAD = "give the mapped axis to solve itself, whose states are (*batch, dim) and whose trajectories have their own steps"
 _GRAPH = (torch.autograd.grad, torch.autograd.backward, Tensor.backward, Tensor.requires_grad_)
 
 
@@ -99,25 +102,23 @@ def solve_inside(
     """
     for name, value in (("ts", ts), ("t0", t0), ("jump_times", jump_times)):
         _refuse_followed(name, value)
-    axes, differentiable = _around(field, () if watch is None else watch.functions, y, (ts, t0), args)
+    axes, differentiable = _around(field, () if watch is None else watch.functions, y, (ts, t0, jump_times), args)
     if axes.levels:
         _refuse_mapped(method, watch, dense, differentiable)
     batch, signals = tuple(y.shape[:-1]), _signals(args)
-    call = _Call(axes, frozenset(signals))
+    call = MappedCall(axes, frozenset(signals))
     forward = torch.autograd.forward_ad
     with outside_transforms(), torch.no_grad(), forward._set_fwd_grad_enabled(False):
         found = solve(
-            _mapped(call, field),
+            mapped_field(call, field),
             axes.plain(y).detach(),
-            _spread(axes, ts, batch, 1),
-            t0=_spread(axes, t0, batch, 0),
+            spread_times(axes, ts, batch, 1),
+            t0=spread_times(axes, t0, batch, 0),
             method=method,
             gradient=_Recorded(differentiable),
-            args=args
-            if not signals
-            else {**(args or {}), **{k: _spread_signal(axes, v, batch, y) for k, v in signals.items()}},
-            events=None if watch is None else [_mapped_event(call, event) for event in watch.events],
-            jump_times=_spread(axes, jump_times, batch, 1),
+            args=args if not signals else {**(args or {}), **{k: spread_signal(axes, v, batch, y) for k, v in signals.items()}},
+            events=None if watch is None else [mapped_event(call, event) for event in watch.events],
+            jump_times=spread_times(axes, jump_times, batch, 1),
             dense=differentiable or dense,
             **options,
         )
@@ -161,16 +162,17 @@ def _around(
 
     The field, and the ``functions`` of its events, are called once to find out.
     """
-    first = [_tensor(value, y) for value in times if value is not None]
-    seen: list[Any] = [y, *first]
+    ts, t0, jump_times = (None if value is None else _tensor(value, y) for value in times)
+    seen: list[Any] = [y, ts, t0, jump_times]
     if (args is None and not needs_args(field)) or (isinstance(args, Mapping) and field.reads_args):  # else solve refuses
         given = None
         if args is not None:
             given = {name: _sample(value, tuple(y.shape[:-1]), y) for name, value in args.items()}
-        epoch = first[0][..., :1] if len(first) == 1 else first[1].unsqueeze(-1)
+        assert ts is not None
+        epoch = ts[..., :1] if t0 is None else t0.unsqueeze(-1)
         t = torch.zeros_like(y[..., :1]) + epoch.to(y.dtype)
-        with _Graphless():
-            called: tuple[Callable[..., Tensor], ...] = (*functions, field)
+        called: tuple[Callable[..., Tensor], ...] = (*functions, field)
+        with _Graphless(), _in_words():
             seen += [with_args(function, given, t.detach(), y.detach().clone()) for function in called]
     seen = [value for value in seen if isinstance(value, Tensor)]
     kinds = [layer.key() for layer in torch._C._functorch.get_interpreter_stack() or ()]
@@ -180,6 +182,25 @@ def _around(
         differentiable |= torch.autograd.forward_ad._current_level >= 0
         differentiable |= torch.is_grad_enabled() and any(bottom(value).requires_grad for value in seen)
     return axes, differentiable
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Says in our words why ``vmap`` cannot map a field."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if "random operation" in str(problem):
+            raise InputError(
+                "the field draws random numbers (dropout?), which torch.func.vmap refuses; put it into evaluation mode with "
+                "field.eval()"
+            ) from problem
+        if "data-dependent control flow" in str(problem) or ".item()" in str(problem):
+            raise InputError(
+                "the field asks for the value of a tensor (if, float(t), bool(...)), which torch.func.vmap cannot map; write "
+                f"it with torch.where, or {_INSTEAD}"
+            ) from problem
+        raise
 
 
 def _refuse_followed(name: str, value: Any) -> None:
@@ -193,18 +214,17 @@ def _refuse_followed(name: str, value: Any) -> None:
 
 
 def _refuse_mapped(method: Method, watch: Watch | None, dense: bool, differentiable: bool) -> None:
-    instead = "give the mapped axis to solve itself, whose states are (*batch, dim) and whose trajectories have their own steps"
     if dense:
-        raise InputError(f"sol.at does not work inside torch.func.vmap; ask for all times in ts, or {instead}")
+        raise InputError(f"sol.at does not work inside torch.func.vmap; ask for all times in ts, or {_INSTEAD}")
     if differentiable and (method.implicit or method is methods.gauss_radau15):
         raise GradientError(
-            f"the derivative of {method.name}, which iterates, cannot be mapped by torch.func.vmap; {instead}"
-            f" (values alone can be: call it under torch.no_grad)"
+            f"the derivative of {method.name}, which iterates, cannot be mapped by torch.func.vmap; {_INSTEAD}"
+            " (values alone can be: call it under torch.no_grad)"
         )
     if differentiable and watch is not None:
         raise GradientError(
-            f"the derivative of a solve with events cannot be mapped by torch.func.vmap; {instead}"
-            f" (values alone can be: call it under torch.no_grad)"
+            f"the derivative of a solve with events cannot be mapped by torch.func.vmap; {_INSTEAD}"
+            " (values alone can be: call it under torch.no_grad)"
         )
 
 
@@ -296,91 +316,6 @@ def _depth() -> int:
     return level
 
 
-class _Call:
-    """Calls a function of one mapped slice for all of them."""
-
-    def __init__(self, axes: Axes, signals: frozenset[str]) -> None:
-        self.axes, self.signals = axes, signals
-
-    def __call__(self, function: Callable[..., Tensor], args: Args | None, *given: Tensor) -> Tensor:
-        """``function`` of tensors ``(*sizes, *batch, ...)``."""
-        inside = self.axes.inside
-        slices = [inside(tensor) for tensor in given]
-        if args is not None:
-            args = {name: inside(value) if name in self.signals else value for name, value in args.items()}
-        with self.axes.transforms():
-            value = with_args(function, args, *slices)
-        if not isinstance(value, Tensor):
-            return value  # refused by who called
-        plain = self.axes.plain(value)
-        return plain if torch.is_grad_enabled() else plain.detach()
-
-
-class MappedField(VectorField):
-    """A field over the mapped axes and the batch; the field of one slice is called inside the transforms."""
-
-    def __init__(self, call: _Call, own: VectorField) -> None:
-        super().__init__()
-        self.call = call
-        self._own = (own,)  # hidden from parameters(): these are the transforms' tensors
-
-    @property
-    def own(self) -> Any:
-        """The field of one slice."""
-        return self._own[0]
-
-    @property
-    def reads_args(self) -> bool:
-        """Whether the field of one slice does."""
-        return bool(self.own.reads_args)
-
-    def forward(self, t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
-        """dy/dt."""
-        return self.call(self.own, args, t, y)
-
-
-class _MappedSecondOrder(MappedField, SecondOrder):
-    @property
-    def velocity_dependent(self) -> bool:  # type: ignore[override]  # that of the field of one slice
-        return bool(self.own.velocity_dependent)
-
-    def acceleration(self, t: Tensor, q: Tensor, v: Tensor, args: Args | None = None) -> Tensor:
-        return self.call(self.own.acceleration, args, t, q, v)
-
-    def kick(self, t: Tensor, q: Tensor, args: Args | None = None) -> Tensor:
-        return self.call(self.own.kick, args, t, q)
-
-
-class _MappedSeparable(MappedField, SeparableHamiltonian):
-    def kinetic(self, p: Tensor, args: Args | None = None) -> Tensor:
-        return self.call(self.own.kinetic, args, p)
-
-    def potential(self, q: Tensor, args: Args | None = None) -> Tensor:
-        return self.call(self.own.potential, args, q)
-
-    def drift(self, t: Tensor, p: Tensor, args: Args | None = None) -> Tensor:
-        return self.call(self.own.drift, args, t, p)
-
-    def kick(self, t: Tensor, q: Tensor, args: Args | None = None) -> Tensor:
-        return self.call(self.own.kick, args, t, q)
-
-
-def _mapped(call: _Call, own: VectorField) -> MappedField:
-    if isinstance(own, SecondOrder):
-        return _MappedSecondOrder(call, own)
-    return _MappedSeparable(call, own) if isinstance(own, SeparableHamiltonian) else MappedField(call, own)
-
-
-def _mapped_event(call: _Call, event: Event) -> Event:
-    def over(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def whole(t: Tensor, y: Tensor, args: Args | None = None) -> Tensor:
-            return call(function, args, t, y)
-
-        return whole
-
-    return replace(event, condition=over(event.condition), jump=None if event.jump is None else over(event.jump))
-
-
 def _tensor(value: Any, y: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(torch.float64)
@@ -393,33 +328,3 @@ def _sample(value: Any, batch: tuple[int, ...], y: Tensor) -> Any:
         return torch.as_tensor(value, device=y.device) if isinstance(value, np.ndarray) else value
     first = value.arranged(batch)[1][:, 0].to(y.dtype)
     return first.expand(y[..., 0].numel(), first.shape[-1]).reshape(*batch, first.shape[-1])
-
-
-def _spread(axes: Axes, value: Any, batch: tuple[int, ...], own: int) -> Any:
-    """Times over the mapped axes; ``own`` axes are theirs, further ones those of the batch. Times that all share stay so."""
-    if not isinstance(value, Tensor):
-        value = None if value is None else np.asarray(value, dtype=np.float64)
-        if value is None or value.ndim <= own:
-            return value
-        value = torch.as_tensor(value)
-    shared = value.ndim <= own
-    if shared and not axes.maps(value):
-        return bottom(value).detach()
-    plain = axes.plain(value).detach()
-    if not shared:
-        return plain
-    sizes, tail = axes.sizes, plain.shape[len(axes.sizes) :]
-    return plain.reshape(*sizes, *[1] * len(batch), *tail).expand(*sizes, *batch, *tail)
-
-
-def _spread_signal(axes: Axes, signal: Signal, batch: tuple[int, ...], y: Tensor) -> Signal:
-    """A signal with one input for each trajectory of each slice, where there are slices."""
-    if not axes.levels:
-        return Signal(bottom(signal.times).detach(), bottom(signal.values).detach(), signal.hold)
-    with axes.transforms():
-        times, values = signal.arranged(batch)
-    plain, rows = axes.plain(values).detach(), y[..., 0].numel()
-    count, components = plain.shape[-2:]
-    plain = plain.expand(*axes.sizes, rows, count, components).reshape(*axes.sizes, *batch, count, components)
-    knots = axes.plain(times).detach().expand(*axes.sizes, rows, count).reshape(*axes.sizes, *batch, count)
-    return Signal(knots, plain, signal.hold)

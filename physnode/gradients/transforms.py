@@ -19,6 +19,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack, te
 
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.readout import interpolate, restep_ranks
+from physnode.errors import GradientError
 from physnode.gradients.replay import Replay
 
 __all__ = ["Axes", "bottom", "make_again", "outside_transforms", "wants_gradient"]
@@ -58,8 +59,17 @@ class Axes:
         return plain
 
     def plain(self, value: Tensor) -> Tensor:
-        """``(*sizes, ...)`` of what a transformed function sees as ``value``; to be called outside transforms."""
+        """``(*sizes, ...)`` of what a transformed function sees as ``value``; to be called outside transforms.
+
+        Raises:
+            GradientError: ``value`` is mapped along an axis that is none of the solve's.
+        """
         plain, levels = _peeled(value)
+        if not set(levels) <= set(self.levels):
+            raise GradientError(
+                "the field reads a tensor that torch.func.vmap maps and that its first call did not read; read it at every "
+                "call (with torch.where instead of an if)"
+            )
         for axis, (level, size) in enumerate(zip(self.levels, self.sizes, strict=True)):
             if level not in levels:
                 plain = plain.unsqueeze(axis).expand(*plain.shape[:axis], size, *plain.shape[axis:])
