@@ -1,133 +1,24 @@
-"""Step-size control: which trial steps are accepted, and how long the next one is.
+"""Steps as long as a tolerance allows.
 
-Everything is arithmetic on tensors with one entry a trajectory; nothing here branches on data.
 Sources: Hairer, Norsett, Wanner, Solving ODEs I, II.4 (error norm, starting step, factor limits) and II.10 (two estimates);
 Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003) (PI and PID coefficients).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from physnode.engine.controllers.base import Controller, Span, Verdict
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
 from physnode.errors import InputError
 
-__all__ = ["Adaptive", "Controller", "Fixed", "Span", "Verdict"]
+__all__ = ["Adaptive"]
 
 _DEFAULT_TOLERANCES = {torch.float64: (1e-6, 1e-9), torch.float32: (1e-4, 1e-6)}
-
-
-class Span(NamedTuple):
-    """Where each trajectory starts and ends, in float64, ``(B,)`` each; ``direction`` is +1 or -1."""
-
-    t0: Tensor
-    t1: Tensor
-    direction: Tensor
-
-
-class Verdict(NamedTuple):
-    """What a controller says of one trial, per trajectory."""
-
-    accept: Tensor
-    dt: Tensor
-    """Length (positive) of the next trial."""
-    memory: Tensor
-    stuck: Tensor
-    """The trial was refused and no shorter one can be made."""
-
-
-class Controller(ABC):
-    """How long steps are, and which are accepted."""
-
-    @abstractmethod
-    def check(self, method: Method, dtype: torch.dtype) -> None:
-        """Refuse a method or a precision that cannot be controlled this way.
-
-        Raises:
-            InputError: with the remedy.
-        """
-
-    def allowed_error(self, y: Tensor) -> Tensor | None:
-        """The local error per component that is accepted at states ``y`` ``(B, dim)``; None where errors are not judged."""
-        return None
-
-    def tuned(self, method: Method, y: Tensor) -> Method:
-        """The method as it is used under this control of states like ``y`` ``(B, dim)``."""
-        return method
-
-    @abstractmethod
-    def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Length of the first trial ``(B,)``, the controller's memory ``(B, m)``, and field evaluations spent on it."""
-
-    @abstractmethod
-    def propose(self, span: Span, t: Tensor, dt: Tensor) -> Tensor:
-        """Where the trial ends, ``(B,)``: never beyond ``span.t1``."""
-
-    @abstractmethod
-    def judge(
-        self,
-        method: Method,
-        running: Tensor,
-        t: Tensor,
-        t_end: Tensor,
-        dt: Tensor,
-        y: Tensor,
-        step: Step,
-        memory: Tensor,
-    ) -> Verdict:
-        """Accept or refuse the trial, and choose the next length. Memory of resting trajectories does not move."""
-
-
-class Fixed(Controller):
-    """Steps of length ``dt`` from each trajectory's start; the last one is cut to end on the final time.
-
-    The n-th step starts at ``t0 + n dt``, so the grid does not drift by rounding.
-    """
-
-    def __init__(self, dt: float) -> None:
-        if not (dt > 0 and dt < float("inf")):
-            raise InputError(f"Fixed(dt) needs a positive, finite step; found {dt!r} (backward solves use the same sign)")
-        self.dt = float(dt)
-
-    def __repr__(self) -> str:
-        return f"Fixed({self.dt!r})"
-
-    def check(self, method: Method, dtype: torch.dtype) -> None:
-        """Any method takes fixed steps."""
-
-    def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
-        """The step itself; nothing is remembered."""
-        return torch.full_like(span.t0, self.dt), span.t0.new_zeros(len(span.t0), 0), 0
-
-    def propose(self, span: Span, t: Tensor, dt: Tensor) -> Tensor:
-        """The next point of the grid, or the end if that is nearer than 1e-9 of a step."""
-        slack = 1e-9 + 4 * torch.finfo(torch.float64).eps * (t.abs() + span.t0.abs()) / self.dt
-        length = (torch.floor((t - span.t0).abs() / self.dt + slack) + 1) * self.dt
-        beyond = length >= (span.t1 - span.t0).abs() - 1e-9 * self.dt
-        return torch.where(beyond, span.t1, span.t0 + span.direction * length)
-
-    def judge(
-        self,
-        method: Method,
-        running: Tensor,
-        t: Tensor,
-        t_end: Tensor,
-        dt: Tensor,
-        y: Tensor,
-        step: Step,
-        memory: Tensor,
-    ) -> Verdict:
-        """Every step that was solved and is finite is accepted."""
-        good = torch.isfinite(step.y.sum(-1))
-        if step.unsolved is not None:
-            good = good & ~step.unsolved
-        return Verdict(good, dt, memory, ~good)
 
 
 class Adaptive(Controller):
