@@ -67,7 +67,8 @@ def solve(
         method: a value of :mod:`physnode.methods`, or its name.
         controller: :class:`physnode.Adaptive` (default) or :class:`physnode.Fixed`.
         gradient: :class:`physnode.ACA` (default), ``SymplecticAdjoint``, ``Direct``, or a name. All are exact for the steps
-            taken; step sizes carry no gradient, times of events do.
+            taken; step sizes carry no gradient, times of events do. Inside ``torch.func`` transforms (``vmap``, ``grad``,
+            ``jacfwd``, ...) and with dual tensors it must be ``Direct``.
         args: constants by name, of shape ``(*batch, ...)`` where trajectories differ, and :class:`physnode.Signal` inputs,
             which the field sees as their value at its time. Gradients flow to both. Steps end on the jumps of signals.
         events: :class:`physnode.Event` conditions; ``sol.events`` says when, where and which was met.
@@ -88,6 +89,7 @@ def solve(
         InputError: arguments that cannot be used.
         SolveError: a trajectory failed and ``on_failure`` is ``"raise"``.
         GradientError: a gradient is asked for of a field that draws random numbers or changes its buffers when called.
+            Inside a ``torch.func`` transform: one that cannot see through the gradient, the method or the field.
     """
     chosen, how = methods.get(method), gradients.get(gradient)
     read = choose_read_out(chosen, read_out)
