@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from physnode.calling import Args, takes, with_args
 from physnode.errors import InputError
 
 __all__ = [
-    "Args",
     "Domain",
     "FunctionField",
     "Hamiltonian",
@@ -31,12 +30,7 @@ __all__ = [
     "VectorField",
     "as_field",
     "needs_args",
-    "takes",
-    "with_args",
 ]
-
-Args = Mapping[str, Any]
-"""What a solve hands to a field by name: signals already as their value at ``t``."""
 
 
 @dataclass(frozen=True)
@@ -303,24 +297,6 @@ def split_state(y: Tensor) -> tuple[Tensor, Tensor]:
     return y[..., :half], y[..., half:]
 
 
-def with_args(function: Callable[..., Tensor], args: Args | None, *given: Tensor) -> Tensor:
-    """``function(*given, args)`` where the function takes so many arguments, else ``function(*given)``."""
-    return function(*given, args) if args is not None and takes(function, len(given) + 1) else function(*given)
-
-
-def takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function, a bound method or a module can be called with ``count`` positional arguments."""
-    if isinstance(function, VectorField):
-        return count < 3 or (count == 3 and function.reads_args)
-    if isinstance(function, nn.Module):
-        function = function.forward
-    plain = getattr(function, "__func__", None)
-    try:
-        return _places(plain) - 1 >= count if plain is not None else _places(function) >= count
-    except TypeError:  # not hashable
-        return _places.__wrapped__(function) >= count
-
-
 def needs_args(field: VectorField) -> bool:
     """Whether a field cannot be called without ``args``."""
     function = field.function if isinstance(field, FunctionField) else field
@@ -331,18 +307,6 @@ def needs_args(field: VectorField) -> bool:
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(positional) == 3 and positional[2].default is inspect.Parameter.empty
-
-
-@lru_cache(maxsize=1024)
-def _places(function: Callable[..., Any]) -> float:
-    """How many positional arguments a function can take."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a built-in that does not say
-        return 2
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return float("inf")
-    return sum(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters)
 
 
 def _is(method: Callable[..., Any], function: Callable[..., Any]) -> bool:

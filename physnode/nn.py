@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from physnode.calling import Args
 from physnode.errors import InputError
-from physnode.fields import Args, SecondOrder, VectorField, split_state
+from physnode.fields import SecondOrder, VectorField, split_state
 
 __all__ = ["MLP", "Residual"]
 

@@ -54,7 +54,8 @@ class Signal:
         count = self.times.shape[-1] if self.times.ndim else 0
         if count < needed:
             raise InputError(f'hold="{hold}" needs at least {needed} samples; found times of shape {_shape(self.times)}')
-        if not bool(torch.isfinite(self.times).all()) or not bool(torch.isfinite(self.values).all()):
+        mapped = torch._C._functorch.is_batchedtensor(self.values)  # under vmap, whose values cannot be looked at
+        if not bool(torch.isfinite(self.times).all()) or not (mapped or bool(torch.isfinite(self.values).all())):
             raise InputError("a signal holds times or values that are not finite; remove or fill those samples")
         steps = self.times.diff(dim=-1)
         padding = steps.abs().flip(-1).cumsum(-1).flip(-1) == 0

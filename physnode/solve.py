@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from physnode import gradients, transforms
+from physnode.checks import (
+    ArrayLike,
+    bind_arguments,
+    check_jumps,
+    epoch_of,
+    jump_times_of,
+    refuse_changing_fields,
+    state_of,
+    times_of,
+    watch_of,
+)
 from physnode.engine import methods
-from physnode.engine.arguments import Arguments
-from physnode.engine.controllers import Adaptive, Controller, Span
-from physnode.engine.diagnosis import diagnose
-from physnode.engine.events import Event, Watch
+from physnode.engine.controllers import Adaptive, Controller
+from physnode.engine.events import Event
 from physnode.engine.families.base import Method
-from physnode.engine.field_function import FieldFunction, Traced, trace
+from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps, signal_jumps
-from physnode.engine.loop import Setting, Trace, integrate
-from physnode.engine.readout import OutputBoard, ReadOut, choose_read_out
+from physnode.engine.loop import Trace
+from physnode.engine.readout import choose_read_out
 from physnode.engine.records import Trial
-from physnode.engine.status import Status
-from physnode.errors import GradientError, InputError, SolveError
-from physnode.fields import VectorField, as_field, needs_args
-from physnode.gradients import Gradient, Outputs, Replay
+from physnode.engine.tracing import trace
+from physnode.errors import InputError, SolveError
+from physnode.fields import VectorField, as_field
+from physnode.gradients import Gradient, Outputs
 from physnode.solution import Events, Piece, Solution, Statistics
 from physnode.states import StateAdapter
+from physnode.ways import Plan, of_the_worst, total, ways_of
 
 __all__ = ["FieldLike", "solve"]
 
 FieldLike: TypeAlias = VectorField | nn.Module | Callable[..., Any]
-ArrayLike: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[Any] | float
 
 
 def solve(
@@ -101,9 +108,9 @@ def solve(
     if not (isinstance(max_steps, int) and max_steps > 0):
         raise InputError(f"max_steps must be a positive integer; found {max_steps!r}")
     adapter = StateAdapter.of(y0)
-    start = _state(y0 if adapter is None else adapter.flatten(y0))
+    start = state_of(y0 if adapter is None else adapter.flatten(y0))
     own = as_field(field) if adapter is None else adapter.field(field)
-    watch = _watch(events, adapter)
+    watch = watch_of(events, adapter)
     if transforms.at_work(how, own, chosen):
         return transforms.solve_inside(
             solve,
@@ -125,40 +132,33 @@ def solve(
             observe=observe,
         )
     batch = tuple(start.shape[:-1])
-    times, shown = _times(ts, start, batch)
-    epoch = _epoch(t0, times, start, batch)
+    times, shown = times_of(ts, start, batch)
+    epoch = epoch_of(t0, times, start, batch)
     flat = start.clone().reshape(-1, start.shape[-1])  # the caller may edit y0 while the solution is alive
     controller.check(chosen, start.dtype)
-    f = FieldFunction(own, batch, start.dtype, _arguments(args, own, batch, flat, epoch, times))
+    f = FieldFunction(own, batch, start.dtype, bind_arguments(args, own, batch, flat, epoch, times))
     chosen.check(f)
     traced = trace(f, epoch, flat, () if watch is None else watch.functions)
     if watch is not None and watch.jumps:
-        _check_jumps(watch, f, epoch, flat)
+        check_jumps(watch, f, epoch, flat)
     allowed = controller.allowed_error(flat.detach())
     scale = None if allowed is None else allowed.amax(-1, keepdim=True)  # a component at rest says nothing of its later size
-    parts = [*_jump_times(jump_times, flat, batch), *signal_jumps(f, epoch, flat.detach(), scale)]
+    parts = [*jump_times_of(jump_times, flat, batch), *signal_jumps(f, epoch, flat.detach(), scale)]
     jumps = Jumps.of(parts, len(flat))
     f.jumps = jumps is not None
-    chosen = controller.tuned(chosen, flat.detach())
     differentiable = transforms.is_recorded(how) or (torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta)))
     if differentiable:
-        _refuse_changing_fields(traced)
+        refuse_changing_fields(traced)
+    else:  # a gradient is that of the steps made, whose equations must then be solved to rounding
+        chosen = controller.tuned(chosen, flat.detach())
     keep = differentiable or dense
-    plan = _Plan(f, chosen, controller, read, flat, epoch, traced, max_steps, keep, jumps, watch, observe)
-
-    ahead = times >= epoch.unsqueeze(-1)
-    behind = times < epoch.unsqueeze(-1)
-    ways: list[tuple[Tensor, Tensor]] = []
-    if bool(ahead.any()) or not bool(behind.any()):
-        ways.append((ahead, torch.where(ahead, times, epoch.unsqueeze(-1))))
-    if bool(behind.any()):
-        ways.append((behind, torch.where(behind, times, epoch.unsqueeze(-1))))
+    plan = Plan(f, chosen, controller, read, flat, epoch, traced, max_steps, keep, jumps, watch, observe)
 
     values: Tensor | None = None
     traces: list[Trace] = []
     pieces: list[Piece] = []
     met: list[Events] = []
-    for number, (mine, wanted) in enumerate(ways):
+    for number, (mine, wanted) in enumerate(ways_of(times, epoch)):
         found, piece = plan.solve_one_way(wanted, first=number == 0)
         traces.append(found)
         outputs = Outputs.without_events(found.ys) if piece is None else piece.outputs(found.ys)
@@ -175,10 +175,10 @@ def solve(
     solution = Solution(
         ts=shown,
         ys=ys if adapter is None else adapter.unflatten(ys),
-        stats=Statistics(*(_total(traces, name, batch) for name in ("accepted", "rejected", "evaluations"))),
+        stats=Statistics(*(total(traces, name, batch) for name in ("accepted", "rejected", "evaluations"))),
         status=torch.stack([found.status for found in traces]).amax(0).reshape(batch),
-        reached=_of_the_worst(traces, "reached").reshape(batch),
-        last_step=_of_the_worst(traces, "last_step").reshape(batch),
+        reached=of_the_worst(traces, "reached").reshape(batch),
+        last_step=of_the_worst(traces, "last_step").reshape(batch),
         events=Events.joined(met, ys, adapter),
         field=f.field,
         gradient=how,
@@ -189,217 +189,3 @@ def solve(
     if on_failure == "raise" and not bool(solution.ok.all()):
         raise SolveError(f'{solution.failures}\n(on_failure="report" returns the good trajectories)')
     return solution
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that both ways of a solve share."""
-
-    f: FieldFunction
-    method: Method
-    controller: Controller
-    read: ReadOut
-    y0: Tensor
-    epoch: Tensor
-    traced: Traced
-    max_steps: int
-    keep: bool
-    jumps: Jumps | None
-    watch: Watch | None
-    observe: Callable[[Trial], None] | None
-
-    def solve_one_way(self, times: Tensor, *, first: bool) -> tuple[Trace, Piece | None]:
-        """Solve from the epoch to the farthest of ``times`` ``(B, T)``, which all lie on one side of it."""
-        f, method, epoch, traced = self.f, self.method, self.epoch, self.traced
-        offset = times - epoch.unsqueeze(-1)
-        farthest = offset.abs().argmax(-1, keepdim=True)
-        t1 = times.gather(-1, farthest).squeeze(-1)
-        # a trajectory that does not move goes the way of the others: both ways of a two-way solve then differ for it too
-        span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))
-        with torch.no_grad():
-            start, derivative = self.y0.detach(), traced.derivative
-            good = torch.isfinite(start.sum(-1)) & torch.isfinite(derivative.sum(-1))
-            status = torch.where(t1 == epoch, int(Status.OK), int(Status.RUNNING))
-            status = torch.where(good, status, int(Status.NON_FINITE))
-            carry = method.start(f, epoch, start, derivative)
-            safe_y, safe_carry = start, carry
-            if not bool(good.all()) and bool(good.any()):
-                stand_in = int(good.nonzero()[0])
-                safe_y = torch.where(good.unsqueeze(-1), start, start[stand_in])
-                if carry is not None:
-                    safe_carry = torch.where(good.unsqueeze(-1), carry, carry[stand_in])
-                    carry = safe_carry
-                derivative = torch.where(good.unsqueeze(-1), derivative, derivative[stand_in])
-            setting = Setting(
-                f, method, self.controller, span, safe_y, safe_carry, self.max_steps, self.jumps, self.watch, self.observe
-            )
-            spent = int(first) * traced.calls + int(carry is not None and not _shares_derivative(method, f))
-            board = OutputBoard(span, times, start, self.read)
-            keep = self.keep or self.watch is not None
-            found = integrate(setting, start, derivative, carry, status, board, keep_records=keep, spent=spent)
-            explicit = not method.implicit
-            last, tried = found.last, found.last_step
-            told = diagnose(f, span, found.status, last.t, last.y, tried, start, traced.derivative, explicit=explicit)
-            found = replace(found, status=told)
-        if found.records is None:
-            return found, None
-        replay = Replay.of(
-            f,
-            method,
-            self.read,
-            span,
-            found.records,
-            times,
-            found.reached,
-            found.status == Status.OK,
-            traced.theta,
-            self.jumps,
-            self.watch,
-        )
-        return found, Piece(replay, self.y0)
-
-
-def _shares_derivative(method: Method, f: FieldFunction) -> bool:
-    """Whether the first step starts from f(t0, y0) itself, which is already known."""
-    return not isinstance(method, methods.Splitting) or f.drift_is_identity
-
-
-def _arguments(
-    args: Mapping[str, Any] | None, field: VectorField, batch: tuple[int, ...], y: Tensor, epoch: Tensor, times: Tensor
-) -> Arguments | None:
-    """``args`` bound to the batch, known over the whole solve."""
-    if args is None:
-        if needs_args(field):
-            raise InputError('the field takes (t, y, args), but the solve has no args; give solve(..., args={"name": value})')
-        return None
-    if not field.reads_args:
-        raise InputError(
-            "the solve was given args, but the field takes (t, y) only; write it as a function of (t, y, args), "
-            "or leave args out"
-        )
-    bound = Arguments(args, batch, y)
-    bound.check_span(torch.minimum(epoch, times.amin(-1)), torch.maximum(epoch, times.amax(-1)))
-    return bound
-
-
-def _watch(events: Event | Sequence[Event] | None, adapter: StateAdapter | None) -> Watch | None:
-    if events is None:
-        return None
-    listed = [events] if isinstance(events, Event) else list(events)
-    for event in listed:
-        if not isinstance(event, Event):
-            raise InputError(f"events must be pn.Event values; found {event!r}. Write pn.Event(condition, ...)")
-    if adapter is not None:
-        listed = [
-            replace(
-                event,
-                condition=adapter.function(event.condition),
-                jump=None if event.jump is None else adapter.state_map(event.jump),
-            )
-            for event in listed
-        ]
-    return Watch(listed) if listed else None
-
-
-def _check_jumps(watch: Watch, f: FieldFunction, t: Tensor, y: Tensor) -> None:
-    """Call every jump once, so that one of a wrong shape is refused before the solve."""
-    with torch.no_grad():
-        for number in range(len(watch.events)):
-            watch.after(f, torch.full_like(t, number, dtype=torch.int64), t, y.detach())
-
-
-def _jump_times(jump_times: ArrayLike | None, y: Tensor, batch: tuple[int, ...]) -> list[Tensor]:
-    if jump_times is None:
-        return []
-    found = _float64(jump_times, "jump_times", y)
-    if found.ndim == 0:
-        found = found.reshape(1)
-    if found.ndim > 1 and tuple(found.shape[:-1]) != batch:
-        raise InputError(f"jump_times must have shape (K,) or (*batch, K) with the batch {batch}; found {tuple(found.shape)}")
-    if bool(torch.isnan(found).any()):
-        raise InputError("jump_times holds NaN; pad the rows of ragged jump times with infinity")
-    return [found.reshape(-1, found.shape[-1])]
-
-
-def _state(y0: ArrayLike) -> Tensor:
-    if isinstance(y0, Tensor):
-        state = y0
-        if not state.dtype.is_floating_point:
-            raise InputError(f"y0 must be a floating-point tensor; found {state.dtype}. Convert it with y0.double()")
-    else:
-        array = np.asarray(y0)
-        if array.dtype.kind not in "fiu":
-            raise InputError(f"y0 must hold real numbers; found an array of {array.dtype}")
-        state = torch.as_tensor(array.astype(np.float64))
-    if state.ndim == 0 or state.numel() == 0:
-        raise InputError(f"y0 must have shape (*batch, dim) with at least one entry; found {tuple(state.shape)}")
-    return state
-
-
-def _times(ts: ArrayLike, y0: Tensor, batch: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Output times as ``(B, T)``, and in the shape they were given."""
-    shown = _float64(ts, "ts", y0)
-    if shown.ndim == 0 or shown.shape[-1] == 0:
-        raise InputError(f"ts must have shape (T,) or (*batch, T) with at least one time; found {tuple(shown.shape)}")
-    if shown.ndim > 1 and tuple(shown.shape[:-1]) != batch:
-        raise InputError(
-            f"ts has leading axes {tuple(shown.shape[:-1])} but y0 has the batch {batch}; "
-            "give times of shape (T,) for all, or (*batch, T)"
-        )
-    times = shown.expand(*batch, shown.shape[-1]).reshape(max(1, y0.numel() // y0.shape[-1]), -1)
-    if not bool(torch.isfinite(times).all()):
-        raise InputError("ts holds times that are not finite")
-    steps = times.diff(dim=-1)
-    if shown.ndim > 1:  # padding: the last time, repeated
-        padding = steps.abs().flip(-1).cumsum(-1).flip(-1) == 0
-        first = torch.where(steps[:, :1] == 0, 1.0, steps[:, :1])
-        steps = torch.where(padding, first, steps)
-    bad = ~((steps > 0).all(-1) | (steps < 0).all(-1))
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        where = f" (trajectory {row})" if shown.ndim > 1 else ""
-        raise InputError(f"ts must be strictly increasing or strictly decreasing{where}; sort them and drop repeated times")
-    return times, shown
-
-
-def _epoch(t0: ArrayLike | None, times: Tensor, y0: Tensor, batch: tuple[int, ...]) -> Tensor:
-    if t0 is None:
-        return times[:, 0]
-    epoch = _float64(t0, "t0", y0)
-    if epoch.ndim and tuple(epoch.shape) != batch:
-        raise InputError(f"t0 must be a number or have the batch shape {batch}; found {tuple(epoch.shape)}")
-    if not bool(torch.isfinite(epoch).all()):
-        raise InputError("t0 is not finite")
-    return epoch.expand(batch).reshape(len(times)).clone()
-
-
-def _float64(value: ArrayLike, name: str, y0: Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            raise InputError(f"{name} requires a gradient, but times are constants of a solve here; pass {name}.detach()")
-        if value.device != y0.device:
-            raise InputError(f"{name} is on {value.device} but y0 on {y0.device}; move one of them")
-        return value.to(torch.float64)
-    return torch.as_tensor(np.asarray(value, dtype=np.float64), device=y0.device)
-
-
-def _refuse_changing_fields(traced: Traced) -> None:
-    if traced.random or traced.stateful:
-        found = "draws random numbers (dropout?)" if traced.random else "changes its buffers (batch normalisation?)"
-        raise GradientError(
-            f"the field {found} when it is called, so the steps of a solve cannot be made again and a gradient would be "
-            "silently wrong; put the field into evaluation mode with field.eval(), or take the noise out of it"
-        )
-
-
-def _total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:
-    total: Tensor = torch.stack([getattr(found, name) for found in traces]).sum(0)
-    return total.reshape(batch)
-
-
-def _of_the_worst(traces: list[Trace], name: str) -> Tensor:
-    """``reached`` and the like, from the worse direction of each trajectory."""
-    value, status = getattr(traces[0], name), traces[0].status
-    for found in traces[1:]:
-        value = torch.where(found.status > status, getattr(found, name), value)
-    return value  # type: ignore[no-any-return]

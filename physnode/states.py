@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from physnode.calling import Args, takes, with_args
 from physnode.errors import InputError
-from physnode.fields import Args, VectorField, takes, with_args
+from physnode.fields import VectorField
 
 __all__ = ["StateAdapter", "StructuredField"]
 

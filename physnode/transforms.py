@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from physnode.calling import with_args
 from physnode.engine import methods
 from physnode.engine.arguments import Arguments
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
 from physnode.errors import GradientError, InputError
-from physnode.fields import VectorField, needs_args, with_args
+from physnode.fields import VectorField, needs_args
 from physnode.gradients import Direct, Gradient, Outputs, Replay
 from physnode.gradients.direct import with_graph
 from physnode.gradients.mapped import MappedCall, MappedField, mapped_event, mapped_field, spread_signal, spread_times

@@ -15,10 +15,10 @@ PACKAGE = Path(physnode.__file__).parent
 # From the bottom to the top. A module imports from lines below its own, and from its own line where that line says so.
 ORDER = [
     # modules of the line                   may they import each other?
-    ({"errors", "fields", "signals", "states"}, True),
+    ({"errors", "calling", "fields", "signals", "states"}, True),
     ({"nn", "engine", "methods"}, True),
     ({"gradients"}, False),
-    ({"solution", "solve", "transforms"}, True),
+    ({"checks", "solution", "solve", "transforms", "ways"}, True),
     ({"systems", "data", "diagnostics"}, False),
     ({"fitting"}, False),
     ({"compat", "cli"}, False),

@@ -13,9 +13,9 @@ from math import factorial
 import torch
 from torch import Tensor
 
+from physnode.calling import with_args
 from physnode.engine.controllers import Span
 from physnode.engine.field_function import FieldFunction
-from physnode.fields import with_args
 
 __all__ = ["Jumps", "signal_jumps"]
 

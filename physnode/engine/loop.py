@@ -21,7 +21,7 @@ from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
 from physnode.engine.readout import OutputBoard
-from physnode.engine.records import Records, Trial, pack
+from physnode.engine.records import Records, Trial, pack_records
 from physnode.engine.status import Status
 
 __all__ = ["Setting", "Trace", "advance", "integrate"]
@@ -195,7 +195,9 @@ def integrate(
         if keep_records:
             kept += [trial._replace(step=_NOTHING, carry=None) for trial in chunk]
         chunk = []
-    records = _records(setting, kept, state) if keep_records else None
+    records = None
+    if keep_records:
+        records = pack_records(kept, span.t0, setting.safe_y, state.accepted, with_events=setting.watch is not None)
     evaluations = state.evaluations + read_outs
     return Trace(
         board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, state, state.tried
@@ -264,26 +266,3 @@ def _chunk_limit(y: Tensor, method: Method) -> int:
     """Trials in a chunk: their stages, which wait for the read-out, stay within a fixed number of bytes."""
     size = max(1, y.numel() * y.element_size() * (method.evaluations + method.extra_evaluations + 4))
     return max(4, min(_CHUNK_TRIALS, _CHUNK_BYTES // size))
-
-
-def _records(setting: Setting, trials: list[Trial], state: State) -> Records:
-    """Pack the accepted trials; slots beyond a row's count rest, with zero length, at a safe state."""
-    if not trials:
-        empty = setting.span.t0.new_zeros(0, len(setting.span.t0))
-        event = None if setting.watch is None else torch.zeros_like(empty, dtype=torch.int64)
-        return Records(empty, empty, setting.safe_y.new_zeros(0, *setting.safe_y.shape), state.accepted, event)
-    accept = torch.stack([trial.accept for trial in trials])
-    events = [trial.event for trial in trials if trial.event is not None]
-    _, t, t_end, y, *packed = pack(
-        accept,
-        torch.stack([trial.t for trial in trials]),
-        torch.stack([trial.t_end for trial in trials]),
-        torch.stack([trial.y for trial in trials]),
-        *([torch.stack(events)] if events else []),
-    )
-    beyond = torch.arange(len(t), device=t.device).unsqueeze(-1) >= state.accepted
-    if bool(beyond.any()):
-        t, t_end = torch.where(beyond, setting.span.t0, t), torch.where(beyond, setting.span.t0, t_end)
-        y = torch.where(beyond.unsqueeze(-1), setting.safe_y, y)
-        packed = [torch.where(beyond, -1, event) for event in packed]
-    return Records(t, t_end, y, state.accepted, packed[0] if packed else None)

@@ -6,6 +6,7 @@ can be made again from it bit by bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from physnode.engine.controllers import Span
 from physnode.engine.families.base import Step
 
-__all__ = ["OutputPlan", "Records", "Trial", "pack", "plan_outputs"]
+__all__ = ["OutputPlan", "Records", "Trial", "pack", "pack_records", "plan_outputs"]
 
 
 class Trial(NamedTuple):
@@ -79,6 +80,29 @@ def pack(accept: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         index = order.reshape(*order.shape, *[1] * (value.ndim - 2)).expand(slots, *value.shape[1:])
         packed.append(value.gather(0, index))
     return order, *packed
+
+
+def pack_records(trials: Sequence[Trial], t0: Tensor, safe_y: Tensor, count: Tensor, *, with_events: bool) -> Records:
+    """The accepted trials as records; slots beyond a row's ``count`` rest, with zero length, at ``t0`` and a safe state."""
+    if not trials:
+        empty = t0.new_zeros(0, len(t0))
+        event = torch.zeros_like(empty, dtype=torch.int64) if with_events else None
+        return Records(empty, empty, safe_y.new_zeros(0, *safe_y.shape), count, event)
+    accept = torch.stack([trial.accept for trial in trials])
+    events = [trial.event for trial in trials if trial.event is not None]
+    _, t, t_end, y, *packed = pack(
+        accept,
+        torch.stack([trial.t for trial in trials]),
+        torch.stack([trial.t_end for trial in trials]),
+        torch.stack([trial.y for trial in trials]),
+        *([torch.stack(events)] if events else []),
+    )
+    beyond = torch.arange(len(t), device=t.device).unsqueeze(-1) >= count
+    if bool(beyond.any()):
+        t, t_end = torch.where(beyond, t0, t), torch.where(beyond, t0, t_end)
+        y = torch.where(beyond.unsqueeze(-1), safe_y, y)
+        packed = [torch.where(beyond, -1, event) for event in packed]
+    return Records(t, t_end, y, count, packed[0] if packed else None)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ _REASONS = {
         "or check signs and parameters of the field",
     ),
     Status.STEP_UNDERFLOW: (
-        "needs steps shorter than min_step, or too short to move the time",
+        "needs steps too short to take: below min_step, or below what moves the time",
         "the solution is singular there (a collision, a kink), an implicit step has no solution, or the tolerances are below "
         "what the field's own precision allows; lower min_step, loosen the tolerances, or soften the field",
     ),

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from physnode.data.trajectories import Trajectories
 from physnode.engine.controllers import Adaptive
-from physnode.engine.field_function import FieldFunction, trace
+from physnode.engine.field_function import FieldFunction
+from physnode.engine.tracing import trace
 from physnode.errors import InputError, name_hint
 from physnode.fields import SecondOrder, VectorField, split_state
 from physnode.fitting.measurements import Measurements, Observe, channels_of

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from physnode.calling import Args, with_args
 from physnode.engine.events import Event
-from physnode.fields import Args, SecondOrder, SeparableHamiltonian, VectorField, with_args
+from physnode.fields import SecondOrder, SeparableHamiltonian, VectorField
 from physnode.gradients.transforms import Axes, bottom
 from physnode.signals import Signal
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from physnode.calling import Args
 from physnode.compat.torchdiffeq.errors import ArgumentError, NotFloatingError
-from physnode.fields import Args
 from physnode.states import StateAdapter, StructuredField
 
 __all__ = ["Field", "Problem", "check_times"]

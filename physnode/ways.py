@@ -1,0 +1,121 @@
+"""The ways of a solve: forward from the epoch of its start, backward, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from physnode.engine import methods
+from physnode.engine.controllers import Controller, Span
+from physnode.engine.diagnosis import diagnose
+from physnode.engine.events import Watch
+from physnode.engine.families.base import Method
+from physnode.engine.field_function import FieldFunction
+from physnode.engine.jumps import Jumps
+from physnode.engine.loop import Setting, Trace, integrate
+from physnode.engine.readout import OutputBoard, ReadOut
+from physnode.engine.records import Trial
+from physnode.engine.status import Status
+from physnode.engine.tracing import Traced
+from physnode.gradients import Replay
+from physnode.solution import Piece
+
+__all__ = ["Plan", "of_the_worst", "total", "ways_of"]
+
+
+def ways_of(times: Tensor, epoch: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Which of ``times`` ``(B, T)`` belong to each way from ``epoch`` ``(B,)``, and the times of that way; at least one way."""
+    start = epoch.unsqueeze(-1)
+    ahead, behind = times >= start, times < start
+    found = [(mine, torch.where(mine, times, start)) for mine in (ahead, behind) if bool(mine.any())]
+    return found or [(ahead, torch.where(ahead, times, start))]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that both ways of a solve share."""
+
+    f: FieldFunction
+    method: Method
+    controller: Controller
+    read: ReadOut
+    y0: Tensor
+    epoch: Tensor
+    traced: Traced
+    max_steps: int
+    keep: bool
+    jumps: Jumps | None
+    watch: Watch | None
+    observe: Callable[[Trial], None] | None
+
+    def solve_one_way(self, times: Tensor, *, first: bool) -> tuple[Trace, Piece | None]:
+        """Solve from the epoch to the farthest of ``times`` ``(B, T)``, which all lie on one side of it."""
+        f, method, epoch, traced = self.f, self.method, self.epoch, self.traced
+        offset = times - epoch.unsqueeze(-1)
+        farthest = offset.abs().argmax(-1, keepdim=True)
+        t1 = times.gather(-1, farthest).squeeze(-1)
+        # a trajectory that does not move goes the way of the others: both ways of a two-way solve then differ for it too
+        span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))
+        with torch.no_grad():
+            start, derivative = self.y0.detach(), traced.derivative
+            good = torch.isfinite(start.sum(-1)) & torch.isfinite(derivative.sum(-1))
+            status = torch.where(t1 == epoch, int(Status.OK), int(Status.RUNNING))
+            status = torch.where(good, status, int(Status.NON_FINITE))
+            carry = method.start(f, epoch, start, derivative)
+            safe_y, safe_carry = start, carry
+            if not bool(good.all()) and bool(good.any()):
+                stand_in = int(good.nonzero()[0])
+                safe_y = torch.where(good.unsqueeze(-1), start, start[stand_in])
+                if carry is not None:
+                    safe_carry = torch.where(good.unsqueeze(-1), carry, carry[stand_in])
+                    carry = safe_carry
+                derivative = torch.where(good.unsqueeze(-1), derivative, derivative[stand_in])
+            setting = Setting(
+                f, method, self.controller, span, safe_y, safe_carry, self.max_steps, self.jumps, self.watch, self.observe
+            )
+            spent = int(first) * traced.calls + int(carry is not None and not _shares_derivative(method, f))
+            board = OutputBoard(span, times, start, self.read)
+            keep = self.keep or self.watch is not None
+            found = integrate(setting, start, derivative, carry, status, board, keep_records=keep, spent=spent)
+            explicit = not method.implicit
+            last, tried = found.last, found.last_step
+            told = diagnose(f, span, found.status, last.t, last.y, tried, start, traced.derivative, explicit=explicit)
+            found = replace(found, status=told)
+        if found.records is None:
+            return found, None
+        replay = Replay.of(
+            f,
+            method,
+            self.read,
+            span,
+            found.records,
+            times,
+            found.reached,
+            found.status == Status.OK,
+            traced.theta,
+            self.jumps,
+            self.watch,
+        )
+        return found, Piece(replay, self.y0)
+
+
+def _shares_derivative(method: Method, f: FieldFunction) -> bool:
+    """Whether the first step starts from f(t0, y0) itself, which is already known."""
+    return not isinstance(method, methods.Splitting) or f.drift_is_identity
+
+
+def total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:
+    """A count over all ways of a solve, in the shape of the batch."""
+    counts: Tensor = torch.stack([getattr(found, name) for found in traces]).sum(0)
+    return counts.reshape(batch)
+
+
+def of_the_worst(traces: list[Trace], name: str) -> Tensor:
+    """``reached`` and the like, from the worse direction of each trajectory."""
+    value, status = getattr(traces[0], name), traces[0].status
+    for found in traces[1:]:
+        value = torch.where(found.status > status, getattr(found, name), value)
+    return value  # type: ignore[no-any-return]
