@@ -28,6 +28,7 @@ format: $(READY)
 
 docs-figures: $(READY)
 	$(BIN)/python examples/learned_damping.py --out docs/figures
+	$(BIN)/python examples/three_body.py --out docs/figures
 
 accuracy: $(READY)
 	$(BIN)/python -m benchmarks.accuracy --long

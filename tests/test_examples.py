@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import physnode as pn
 
@@ -43,6 +44,35 @@ def test_the_main_job_weighs_the_outer_planets(monkeypatch, tmp_path, capsys):
     assert result.parameters.keys() == {f"gm[{i}]" for i in range(1, 5)}
     assert (tmp_path / "outer_planets.png").stat().st_size > 10_000
     assert str(tmp_path / "outer_planets.png") in out.replace("\n", "")
+
+
+def test_three_bodies_are_weighed_and_their_orbits_predicted(monkeypatch, tmp_path, capsys):
+    example = load("three_body")
+    weighed = []
+
+    def keep(name):
+        original = getattr(example, name)
+
+        def kept(model, *args, **kwargs):
+            found = original(model, *args, **kwargs)
+            weighed.append(found.model if isinstance(found, pn.FitResult) else model)
+            return found
+
+        monkeypatch.setattr(example, name, kept)
+
+    keep("descend")
+    keep("least_squares")
+    monkeypatch.setattr(example, "STEPS", pn.Adaptive(rtol=1e-8, atol=1e-9))  # a fifth fewer steps
+    monkeypatch.setattr(sys, "argv", ["three_body.py", "--out", str(tmp_path), "--seed", "4"])
+    example.main()
+    with torch.no_grad():
+        truth = example.true_positions(example.TEST)
+        for model in weighed:
+            assert example.squared_error(example.predict(model, example.TEST), truth).mean() < 2e-11
+            assert (model.masses - example.MASSES).abs().max() < 4e-7
+    assert len(weighed) == 2
+    assert (tmp_path / "three_body.png").stat().st_size > 10_000
+    assert "three_body.png" in capsys.readouterr().out
 
 
 @pytest.mark.slow
