@@ -182,7 +182,7 @@ def main() -> None:
     begun = time.perf_counter()
     result = least_squares(guess(options.seed), seen)
     row("pn.fit", result.model, f"{time.perf_counter() - begun:.1f}")  # type: ignore[arg-type]
-    Console(width=140).print(table)
+    Console(width=150).print(table)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "three_body.png"
     figure(truth, start, fitted).savefig(path, dpi=110)
