@@ -86,6 +86,8 @@ def jump_times_of(jump_times: ArrayLike | None, y: Tensor, batch: tuple[int, ...
     found = float64_of(jump_times, "jump_times", y)
     if found.ndim == 0:
         found = found.reshape(1)
+    if found.shape[-1] == 0:
+        return []
     if found.ndim > 1 and tuple(found.shape[:-1]) != batch:
         raise InputError(f"jump_times must have shape (K,) or (*batch, K) with the batch {batch}; found {tuple(found.shape)}")
     if bool(torch.isnan(found).any()):
@@ -155,7 +157,10 @@ def float64_of(value: ArrayLike, name: str, y0: Tensor) -> Tensor:
         if value.device != y0.device:
             raise InputError(f"{name} is on {value.device} but y0 on {y0.device}; move one of them")
         return value.to(torch.float64)
-    return torch.as_tensor(np.asarray(value, dtype=np.float64), device=y0.device)
+    try:
+        return torch.as_tensor(np.asarray(value, dtype=np.float64), device=y0.device)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must hold real numbers; found {value!r}") from None
 
 
 def refuse_changing_fields(traced: Traced) -> None:

@@ -48,6 +48,8 @@ class Signal:
         self.hold: Hold = hold
         self.times = _tensor(times, "times").detach().to(torch.float64)
         self.values = _tensor(values, "values")
+        if self.values.is_complex():
+            raise InputError("the values of a signal are real; give real and imaginary parts as two components, (K, 2)")
         if not self.values.dtype.is_floating_point:
             self.values = self.values.to(torch.float64)
         needed = {"previous": 1, "linear": 2, "cubic": 4}[hold]

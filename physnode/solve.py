@@ -141,9 +141,8 @@ def solve(
     traced = trace(f, epoch, flat, () if watch is None else watch.functions)
     if watch is not None and watch.jumps:
         check_jumps(watch, f, epoch, flat)
-    allowed = controller.allowed_error(flat.detach())
-    scale = None if allowed is None else allowed.amax(-1, keepdim=True)  # a component at rest says nothing of its later size
-    parts = [*jump_times_of(jump_times, flat, batch), *signal_jumps(f, epoch, flat.detach(), scale)]
+    rtol = controller.relative_tolerance(start.dtype)
+    parts = [*jump_times_of(jump_times, flat, batch), *signal_jumps(f, rtol)]
     jumps = Jumps.of(parts, len(flat))
     f.jumps = jumps is not None
     differentiable = transforms.is_recorded(how) or (torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta)))

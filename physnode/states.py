@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from physnode.calling import Args, takes, with_args
 from physnode.errors import InputError
-from physnode.fields import VectorField
+from physnode.fields import Hamiltonian, SecondOrder, VectorField
 
 __all__ = ["StateAdapter", "StructuredField"]
 
@@ -150,6 +150,11 @@ class StateAdapter:
         """
         if not callable(field):
             raise InputError(f"a field must be a function or an nn.Module of (t, state); found {type(field).__name__}")
+        if isinstance(field, SecondOrder | Hamiltonian) and not self.one_trajectory:
+            raise InputError(
+                f"{type(field).__name__} takes a state of one tensor (*batch, dim); found a structured one. Join its parts "
+                "with torch.cat(parts, dim=-1), or wrap the field in a function of the structured state"
+            )
         return StructuredField(self, field)
 
     def function(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -79,12 +79,6 @@ class BoundSignal:
         jumps = size > 1e-12 * highest.abs().amax((1, 2)).unsqueeze(-1)
         return torch.where(jumps | self.differentiable, self.times[:, 1:-1], torch.inf), size
 
-    def extremes(self) -> tuple[Tensor, Tensor]:
-        """The lowest and the highest value of each component, ``(*batch, m)``."""
-        low, high = self.values.detach().amin(1), self.values.detach().amax(1)
-        rows, shape = int(np.prod(self.batch, dtype=int)), (*self.batch, low.shape[-1])
-        return low.expand(rows, -1).reshape(shape), high.expand(rows, -1).reshape(shape)
-
     def _evaluate(self, t: Tensor) -> Tensor:
         times, values, count = self.times, self.values, self.times.shape[-1]
         index = _last_at_or_before(times, t)
@@ -121,18 +115,17 @@ class Arguments:
         for name, value in args.items():
             if isinstance(value, Signal):
                 self.signals[name] = BoundSignal(name, value, batch, y)
-            elif isinstance(value, np.ndarray):
-                self.constants[name] = torch.as_tensor(value, device=y.device)
+            elif isinstance(value, np.ndarray | list | tuple):
+                try:
+                    self.constants[name] = torch.as_tensor(np.asarray(value), device=y.device)
+                except (TypeError, ValueError):
+                    self.constants[name] = value
             else:
                 self.constants[name] = value
 
     def at(self, t: Tensor) -> dict[str, Any]:
         """The arguments at each trajectory's own time ``t`` ``(B,)``."""
-        return {**self.constants, **{name: signal.at(t) for name, signal in self.signals.items()}}
-
-    def replaced(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The arguments with given values in the place of the signals."""
-        return {**self.constants, **values}
+        return _Given({**self.constants, **{name: signal.at(t) for name, signal in self.signals.items()}})
 
     def check_span(self, first: Tensor, last: Tensor) -> None:
         """Refuse a solve over ``[first, last]`` ``(B,)`` where a signal is not known.
@@ -150,6 +143,14 @@ class Arguments:
                     f"args[{name!r}] is known for t in {known}, but trajectory {row} is solved over "
                     f"[{float(first[row]):.6g}, {float(last[row]):.6g}]; give samples that cover the solve"
                 )
+
+
+class _Given(dict[str, Any]):
+    """What a field is given; a name that is not there is refused with those that are."""
+
+    def __missing__(self, name: str) -> Any:
+        known = ", ".join(map(repr, self)) or "nothing"
+        raise InputError(f"the field reads args[{name!r}], but the solve was given {known}; add it to args=")
 
 
 def _last_at_or_before(times: Tensor, t: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def diagnose(
         return status
     reach = y0.abs().amax(-1) + derivative.abs().amax(-1) * (span.t1 - span.t0).abs().to(y.dtype)
     size = y.abs().amax(-1)
-    diverged = failed & torch.isfinite(reach) & ~(size <= _GROWTH * reach)
+    diverged = failed & (status < Status.UNSOLVED) & torch.isfinite(reach) & (size > _GROWTH * reach)
     status = torch.where(diverged, int(Status.DIVERGED), status)
     limited = (status == Status.TOO_MANY_STEPS) | (status == Status.STEP_UNDERFLOW)
     if not (explicit and bool(limited.any()) and y.shape[-1] <= _LARGEST):

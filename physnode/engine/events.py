@@ -3,8 +3,8 @@
 A condition is a function g(t, y) whose sign changes. The step in which it does is made again to end there, and is then a record
 like any other. What happens next, an end, a jump of the state, or nothing, is up to the event.
 
-A condition that is zero where a trajectory starts, or where an event has just been, has no sign there: its first sign
-afterwards is what later ones are compared with, so that a ball on the floor does not hit the floor.
+A condition that is zero where a trajectory starts, or where an event has just been, has the sign that it is about to have: a
+ball that leaves the floor does not hit it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Event:
             raise InputError(f"direction must be -1, 0 or 1; found {self.direction!r}")
         if self.jump is not None and self.terminal:
             raise InputError("an event that ends the trajectory cannot let its state jump; give terminal=False with a jump")
-        if self.resolution < 1:
-            raise InputError(f"resolution must be at least 1; found {self.resolution!r}")
+        if not isinstance(self.resolution, int) or self.resolution < 1:
+            raise InputError(f"resolution must be a whole number of at least 1; found {self.resolution!r}")
 
 
 class Watch:
@@ -81,6 +81,11 @@ class Watch:
                     f"the condition of event {number} must return one number a trajectory, shape {f.batch} or {(*f.batch, 1)}; "
                     f"found {shape}"
                 )
+            if not value.dtype.is_floating_point:
+                raise InputError(
+                    f"the condition of event {number} must return real numbers whose sign changes; found {value.dtype}. "
+                    "Return a difference, such as y[..., 0] - level"
+                )
             found.append(value.reshape(len(y)))
         return torch.stack(found, dim=-1)
 
@@ -100,21 +105,48 @@ class Watch:
             if own.jump is None or not bool((event == number).any()):
                 continue
             moved = f.evaluate(own.jump, t, y)
-            if not isinstance(moved, Tensor) or moved.shape != (*f.batch, y.shape[-1]):
+            if not isinstance(moved, Tensor) or moved.shape != (*f.batch, y.shape[-1]) or moved.dtype != y.dtype:
                 raise InputError(
-                    f"the jump of event {number} must return a state of shape {(*f.batch, y.shape[-1])}; "
-                    f"found {tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__}"
+                    f"the jump of event {number} must return a state of shape {(*f.batch, y.shape[-1])} and {y.dtype}; "
+                    f"found {(tuple(moved.shape), moved.dtype) if isinstance(moved, Tensor) else type(moved).__name__}"
                 )
             following = torch.where((event == number).unsqueeze(-1), moved.reshape(y.shape), following)
         return following
 
-    def start(self, f: FieldFunction, t: Tensor, y: Tensor) -> Tensor:
-        """The signs ``(B, E)`` from which crossings are counted; zero where there is none yet."""
-        return torch.sign(self.values(f, t, y)).to(torch.int8)
+    def signs(self, f: FieldFunction, t: Tensor, y: Tensor, direction: Tensor, afresh: Tensor | None = None) -> Tensor:
+        """The signs ``(B, E)`` from which crossings are counted, for trajectories that go on from ``t``, ``y``.
+
+        Where a condition is zero, or ``afresh`` ``(B, E)`` since its event has just been, its sign is that of its rate along
+        the motion in the ``direction`` ``(B,)`` of the solve: a ball that has just bounced is above the floor. Zero where that
+        vanishes too: the first sign that is seen then counts.
+        """
+        now = torch.sign(self.values(f, t, y))
+        unknown = (now == 0) if afresh is None else (now == 0) | afresh
+        if bool(unknown.any()):
+            now = torch.where(unknown, torch.sign(self._rates(f, t, y)) * direction.unsqueeze(-1).to(now.dtype), now)
+        return torch.nan_to_num(now).to(torch.int8)
+
+    def _rates(self, f: FieldFunction, t: Tensor, y: Tensor) -> Tensor:
+        """dg/dt along the motion, ``(B, E)``."""
+        slope = f(t, y)
+        try:
+            rates: Tensor = torch.func.jvp(
+                lambda time, state: self.values(f, time, state), (t, y), (torch.ones_like(t), slope)
+            )[1]
+        except RuntimeError:  # a condition that forward mode does not see through
+            step = 1e-7 * (1 + y.abs().amax(-1)) / (1 + slope.abs().amax(-1))
+            moved = self.values(f, t + step.to(t.dtype), y + step.unsqueeze(-1) * slope)
+            rates = (moved - self.values(f, t, y)) / step.unsqueeze(-1)
+        return rates
+
+    def ends(self, event: Tensor) -> Tensor:
+        """Which of ``event`` ``(B,)`` are terminal."""
+        terminal = torch.tensor([*self.terminal, False], device=event.device)
+        return terminal[event]
 
     def crosses(self, before: Tensor, now: Tensor) -> Tensor:
-        """Where a condition has left its sign in the direction that counts, ``(B, E)``."""
-        changed = (before != 0) & (now != before)
+        """Where a condition has gone over to the other sign in the direction that counts, ``(B, E)``."""
+        changed = (before != 0) & (now == -before)
         for number, event in enumerate(self.events):
             if event.direction:
                 changed[:, number] &= before[:, number] == -event.direction

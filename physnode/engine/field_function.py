@@ -74,7 +74,7 @@ class FieldFunction:
     def evaluate(self, function: Callable[..., Tensor], t: Tensor, y: Tensor) -> Tensor:
         """Any ``function(t, y)`` or ``function(t, y, args)`` as the field is called, in the shape it returns."""
         if self._sides is not None:
-            t = torch.minimum(torch.maximum(t, self._sides[0]), self._sides[1])
+            t = _moved_inside(t, *self._sides)
         time, state = self._seen(t), y.view(*self.batch, y.shape[-1])
         given = None if self.args is None else self.args.at(t)
         if self.differentiates and not torch.is_grad_enabled():
@@ -91,8 +91,13 @@ class FieldFunction:
         if self._sides is not None and self.dtype != torch.float64:
             low, high = (side.to(self.dtype) for side in self._sides)
             low, high = torch.nextafter(low, high), torch.nextafter(high, low)
-            time = torch.where(low <= high, torch.minimum(torch.maximum(time, low), high), time)
+            time = torch.where(low <= high, _moved_inside(time, low, high), time)
         return time.view(*self.batch, 1)
+
+
+def _moved_inside(t: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``t`` kept within [low, high]: a change of its value by rounding, not of what depends on it."""
+    return t + (torch.minimum(torch.maximum(t, low), high) - t).detach()
 
 
 def inner_sides(t: Tensor, t_end: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Controller, Span
-from physnode.engine.event_search import TrialStep, search
+from physnode.engine.event_search import Found, TrialStep, search
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
@@ -26,6 +26,8 @@ from physnode.engine.status import Status
 
 __all__ = ["Setting", "Trace", "advance", "integrate"]
 
+_CROWD = 12
+"""Events in a row at one time that are more than several conditions met at once."""
 _CHUNK_BYTES = 64 * 2**20
 _CHUNK_TRIALS = 64
 
@@ -69,6 +71,10 @@ class State(NamedTuple):
     evaluations: Tensor
     tried: Tensor
     """The length of the last trial, ``(B,)``."""
+    crowd: Tensor
+    """How many events in a row left the time where it was, ``(B,)``."""
+    leaving: Tensor
+    """Conditions that are zero since their event has just been, ``(B, E)`` bool."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +114,32 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     finite = torch.isfinite(step.y.sum(-1))
     for error in step.error:
         finite = finite & torch.isfinite(error.sum(-1))
-    event, ends, following_y, signs = None, accept & (t_end == span.t1), step.y, state.signs
+    ends, following_y, signs, event, crowd = accept & (t_end == span.t1), step.y, state.signs, None, state.crowd
+    broken = crowded = torch.zeros_like(accept)
+    leaving = state.leaving & ~accept.unsqueeze(-1)
     if setting.watch is not None:
         tried = TrialStep(f, method, state.t, t_end, y, carry, step)
-        found = search(setting.watch, tried, accept, state.signs)
-        signs, evaluations = found.signs, evaluations + found.spent
-        if bool((found.event >= 0).any()):
+        found = search(setting.watch, tried, accept, state.signs, state.leaving)
+        evaluations, signs, event = evaluations + found.spent, found.signs, found.event
+        broken, crowded = found.broken, found.crowded
+        accept = accept & ~broken & ~crowded
+        event = torch.where(accept, event, -1)
+        if bool((event >= 0).any()):
             t_end = found.t_end
             step, lost = _compensated(found.step, y, state.lost)
-        event, (ends, following_y, lost) = found.event, _after_event(setting, f, found.event, t_end, step, lost, accept)
+            leaving = accept.unsqueeze(-1) & (event >= 0).unsqueeze(-1) & (found.signs == 0)
+            following_y, signs, lost = _after_event(setting, f, found, step, lost)
+        ends = accept & ((t_end == span.t1) | setting.watch.ends(event))
+        crowd = _crowd(event, state, t_end)
     stuck = running & verdict.stuck
     accepted, rejected = state.accepted + accept, state.rejected + (running & ~accept)
     spent = running & ~ends & (accepted + rejected >= setting.max_steps)
     status = torch.where(spent, int(Status.TOO_MANY_STEPS), state.status)
     status = torch.where(stuck, torch.where(finite, int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)), status)
+    if step.unsolved is not None:
+        status = torch.where(stuck & step.unsolved, int(Status.UNSOLVED), status)
+    status = torch.where(broken, int(Status.NON_FINITE), status)
+    status = torch.where(crowded | (crowd > _CROWD), int(Status.CROWDED), status)
     status = torch.where(ends, int(Status.OK), status)
     failed, moved = (status > 0).unsqueeze(-1), accept.unsqueeze(-1)
     following = State(
@@ -139,6 +157,8 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
         signs=signs,
         evaluations=evaluations,
         tried=torch.where(running, (t_end - state.t).abs(), state.tried),
+        crowd=crowd,
+        leaving=leaving,
     )
     return following, Trial(state.t, t_end, y, carry, step, accept, event)
 
@@ -164,22 +184,28 @@ def integrate(
     dt, memory, on_start = setting.controller.start(method, setting.f, span, torch.where(safe, setting.safe_y, y0), derivative)
     zeros = torch.zeros_like(status)
     fresh = torch.zeros_like(safe[:, 0]) if setting.jumps is None else setting.jumps.on(span.t0)
-    signs = zeros.unsqueeze(-1)[:, :0] if setting.watch is None else setting.watch.start(setting.f, span.t0, y0)
+    signs = (
+        zeros.unsqueeze(-1)[:, :0]
+        if setting.watch is None
+        else setting.watch.signs(setting.f, span.t0, torch.where(safe, setting.safe_y, y0), span.direction)
+    )
     state = State(
-        span.t0,
-        y0,
-        torch.zeros_like(y0),
-        dt,
-        carry,
-        memory,
-        zeros,
-        zeros,
-        status,
-        span.t0,
-        fresh,
-        signs,
-        zeros + (spent + on_start),
-        dt,
+        t=span.t0,
+        y=y0,
+        lost=torch.zeros_like(y0),
+        dt=dt,
+        carry=carry,
+        memory=memory,
+        accepted=zeros,
+        rejected=zeros,
+        status=status,
+        reached=span.t0,
+        fresh=fresh,
+        signs=signs,
+        evaluations=zeros + (spent + on_start),
+        tried=dt,
+        crowd=zeros,
+        leaving=torch.zeros_like(signs, dtype=torch.bool),
     )
     read_outs = zeros
     chunk_limit = _chunk_limit(y0, method)
@@ -209,7 +235,7 @@ _NOTHING = Step(torch.empty(0), (), None, ())
 
 def _fresh_carry(setting: Setting, f: FieldFunction, state: State, y: Tensor, running: Tensor) -> tuple[Tensor | None, Tensor]:
     """The carry, evaluated again where state or field have jumped, and the evaluations made so far."""
-    if state.carry is None or not bool(state.fresh.any()):
+    if state.carry is None or (setting.jumps is None and setting.watch is None) or not bool(state.fresh.any()):
         return state.carry, state.evaluations
     derivative = f(state.t, y)
     again = setting.method.start(f, state.t, y, derivative)
@@ -218,7 +244,7 @@ def _fresh_carry(setting: Setting, f: FieldFunction, state: State, y: Tensor, ru
 
 
 def _needs_fresh_carry(setting: Setting, accept: Tensor, t_end: Tensor, event: Tensor | None) -> Tensor:
-    fresh = torch.zeros_like(accept)
+    fresh = accept & False
     if setting.jumps is not None:
         fresh = accept & setting.jumps.on(t_end)
     if event is not None and setting.watch is not None and setting.watch.jumps:
@@ -234,19 +260,22 @@ def _following_carry(
     return torch.where(failed, setting.safe_carry, torch.where(moved, carry, before))
 
 
-def _after_event(
-    setting: Setting, f: FieldFunction, event: Tensor, t_end: Tensor, step: Step, lost: Tensor, accept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which trajectories have come to their end, the states that go on, and what these still owe to rounding."""
+def _after_event(setting: Setting, f: FieldFunction, found: Found, step: Step, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The states that go on, the signs of the conditions there, and what the states still owe to rounding."""
     assert setting.watch is not None
-    ends = accept & (t_end == setting.span.t1)
-    for number, terminal in enumerate(setting.watch.terminal):
-        if terminal:
-            ends = ends | (accept & (event == number))
-    if not setting.watch.jumps or not bool((event >= 0).any()):
-        return ends, step.y, lost
-    following = setting.watch.after(f, event, t_end, step.y)
-    return ends, following, torch.where((event >= 0).unsqueeze(-1), 0.0, lost)
+    met = (found.event >= 0).unsqueeze(-1)
+    following = setting.watch.after(f, found.event, found.t_end, step.y)
+    jumped = (following != step.y).any(-1, keepdim=True)
+    fresh = setting.watch.signs(setting.f, found.t_end, following, setting.span.direction, met & (found.signs == 0))
+    # a jump of the state is no crossing of its own; a condition that crosses at the same time has its turn next
+    renewed = (found.signs == 0) | (jumped & ~found.waiting)
+    return following, torch.where(met & renewed, fresh, found.signs), torch.where(jumped, 0.0, lost)
+
+
+def _crowd(event: Tensor, state: State, t_end: Tensor) -> Tensor:
+    """Events in a row that left the time where it was."""
+    still = (t_end - state.t).abs() <= 16 * torch.finfo(torch.float64).eps * t_end.abs()
+    return torch.where((event >= 0) & still, state.crowd + 1, 0)
 
 
 def _compensated(step: Step, y: Tensor, lost: Tensor) -> tuple[Step, Tensor]:

@@ -52,7 +52,6 @@ dopri5 = ExplicitRungeKutta(BUTCHER["dopri5"])
 tsit5 = ExplicitRungeKutta(BUTCHER["tsit5"])
 dop853 = ExplicitRungeKutta(BUTCHER["dop853"])
 dopri8 = ExplicitRungeKutta(BUTCHER["dopri8"])
-dopri8.prefers_restep = True  # its extension is a cubic
 dprkn6 = RungeKuttaNystrom(DPRKN6)
 gauss_radau15 = GaussRadau()
 leapfrog = Splitting(SPLITTING["leapfrog"])

@@ -20,6 +20,8 @@ class Status(IntEnum):
     NON_FINITE = 3
     STIFF = 4
     DIVERGED = 5
+    UNSOLVED = 6
+    CROWDED = 7
 
 
 _REASONS = {
@@ -38,11 +40,19 @@ _REASONS = {
     ),
     Status.STEP_UNDERFLOW: (
         "needs steps too short to take: below min_step, or below what moves the time",
-        "the solution is singular there (a collision, a kink), an implicit step has no solution, or the tolerances are below "
-        "what the field's own precision allows; lower min_step, loosen the tolerances, or soften the field",
+        "the solution is singular there (a collision, a kink), or the tolerances are below what the field's own precision "
+        "allows; lower min_step, loosen the tolerances, or soften the field",
+    ),
+    Status.UNSOLVED: (
+        "has no solution of the equations of an implicit step",
+        "shorten the steps (dt, max_step), or check that the field is smooth there",
+    ),
+    Status.CROWDED: (
+        "meets one event after the other without moving in time",
+        "events accumulate there, as those of a ball that comes to rest; end the trajectory with a terminal event before that",
     ),
     Status.NON_FINITE: (
-        "met a field value or a state that is not finite",
+        "met a field value, a state or an event condition that is not finite",
         "check the field at that time and state (a division by zero, an overflow, a logarithm of a negative number)",
     ),
 }

@@ -205,8 +205,12 @@ class Replay:
         assert self.events is not None
         assert self.records.event is not None
         event, t_end = self.records.event[slot], self.records.t_end[slot]
-        if bool((event >= 0).any()):
-            t_end = moved_end(f, self.method, self.events.watch, event, t, t_end, y)
+        moving = event
+        if self.jumps is not None:  # the field jumped across the condition: when it does so is given
+            at_once = (t_end == self.records.t[slot]) & self.jumps.on(t_end)
+            moving = torch.where(at_once, -1, event)
+        if bool((moving >= 0).any()):
+            t_end = moved_end(f, self.method, self.events.watch, moving, t, t_end, y)
         step, values = self.step_between(f, slot, t, t_end, y)
         after = self.events.watch.after(f.on_step(t, t_end), event, t_end, step.y)
         return Made(values, after, step.y, t_end)

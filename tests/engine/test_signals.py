@@ -173,6 +173,43 @@ class TestRecords:
         assert bool((sol.pieces[0].replay.records.t_end == 2.5).any())
 
 
+class TestPulses:
+    """A short pulse is never stepped over, however little the field answers to it at the start."""
+
+    def test_a_field_that_wakes_up_later(self) -> None:
+        u = pn.Signal([0.0, 20.0, 20.02, 40.0], [0.0, 1.0, 0.0, 0.0])
+        sol = pn.solve(
+            lambda t, y, args: args["u"] * torch.sigmoid(4 * (t - 10)) * 100 + 0 * y, [0.0], [0.0, 40.0], args={"u": u}
+        )
+        assert float(sol.ys[-1, 0]) == pytest.approx(2.0, rel=1e-6)
+
+    def test_components_whose_answers_cancel(self) -> None:
+        values = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+        u = pn.Signal([0.0, 20.0, 20.02, 40.0], torch.tensor(values, dtype=torch.float64))
+        sol = pn.solve(
+            lambda t, y, args: (args["u"] @ torch.tensor([[100.0], [-100.0]], dtype=torch.float64)) + 0 * y,
+            [0.0],
+            [0.0, 40.0],
+            args={"u": u},
+        )
+        assert float(sol.ys[-1, 0]) == pytest.approx(2.0, rel=1e-6)
+
+    def test_fixed_steps_keep_their_order_over_kinks(self) -> None:
+        times = torch.linspace(0, 2, 14, dtype=torch.float64)
+        values = torch.randn(14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        args = {"u": pn.Signal(times, values, "linear")}
+        exact = pn.solve(driven, [0.5, 0.0], [0.0, 2.0], args=args, method="dop853", controller=tight()).ys[-1]
+        errors = [
+            float(
+                (
+                    pn.solve(driven, [0.5, 0.0], [0.0, 2.0], args=args, method="rk4", controller=pn.Fixed(h)).ys[-1] - exact
+                ).norm()
+            )
+            for h in (0.05, 0.0125)
+        ]
+        assert np.log(errors[0] / errors[1]) / np.log(4) > 3.7
+
+
 class TestJumpTimes:
     """Jumps that a user names, in a field of time alone: y' = y (a before, b after t = 1/2)."""
 
@@ -281,6 +318,7 @@ class TestRefusals:
             (lambda: pn.Signal(TIMES, VALUES * torch.nan), "not finite"),
             (lambda: pn.Signal(TIMES[:3], VALUES[:3], "cubic"), "at least 4"),
             (lambda: pn.Signal(["a"], [1.0]), "real numbers"),
+            (lambda: pn.Signal(TIMES, VALUES * 1j), "real"),
         ],
     )
     def test_signals(self, make: Callable[[], pn.Signal], words: str) -> None:
@@ -296,6 +334,7 @@ class TestRefusals:
             (driven, {"u": pn.Signal(TIMES[1:], VALUES[1:])}, "known for t in"),
             (driven, {"u": pn.Signal(TIMES[:-1], VALUES[:-1], "linear")}, "known for t in"),
             (driven, {"u": pn.Signal(TIMES, torch.ones(3, 6))}, "do not fit"),
+            (driven, {"torque": 1.0}, r"reads args\['u'\], but the solve was given 'torque'"),
         ],
     )
     def test_solves(self, field: Any, args: Any, words: str) -> None:

@@ -106,10 +106,9 @@ class Adaptive(Controller):
         """An implicit method stops its iterations by the tolerances."""
         return method.tuned(*self._scales(y, _size(y)))
 
-    def allowed_error(self, y: Tensor) -> Tensor:
-        """atol + rtol |y|."""
-        rtol, atol = self._scales(y, _size(y))
-        return atol + rtol * y.abs()
+    def relative_tolerance(self, dtype: torch.dtype) -> float:
+        """rtol."""
+        return self.tolerances(dtype)[0]
 
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
         """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``.

@@ -44,8 +44,8 @@ class Controller(ABC):
             InputError: with the remedy.
         """
 
-    def allowed_error(self, y: Tensor) -> Tensor | None:
-        """The local error per component that is accepted at states ``y`` ``(B, dim)``; None where errors are not judged."""
+    def relative_tolerance(self, dtype: torch.dtype) -> float | None:
+        """The relative error that is accepted in states of ``dtype``; None where errors are not judged."""
         return None
 
     def tuned(self, method: Method, y: Tensor) -> Method:

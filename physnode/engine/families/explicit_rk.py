@@ -29,6 +29,7 @@ class ExplicitRungeKutta(Method):
         self.order = tableau.order
         self.error_order = tableau.error_order if tableau.error else None
         self.extension_order = tableau.extension.order
+        self.prefers_restep = tableau.extension.order < tableau.order - 1
         self.evaluations = tableau.stages
         self.extra_evaluations = len(tableau.extension.a)
         # rows over which the sweep runs: own stages, the end derivative as one more stage, extra stages

@@ -45,8 +45,7 @@ class ImplicitRungeKutta(Method):
         self.error_order = tableau.error_order if tableau.error else None
         self.extension_order = tableau.extension.order if tableau.extension else None
         self.evaluations = tableau.stages
-        self.implicit = True
-        self.prefers_restep = tableau.extension is not None and tableau.extension.order < tableau.order and not tableau.error
+        self.prefers_restep = tableau.extension is not None and tableau.extension.order < tableau.order
         self._tolerances: tuple[float, Tensor] | None = None
 
     def tuned(self, rtol: float, atol: Tensor) -> Method:
