@@ -124,7 +124,7 @@ def checked(function: Callable[[], Solution]) -> Solution:
     try:
         return function()
     except SolveError as problem:
-        words = str(problem).rsplit("\n", 1)[0]
+        words = str(problem).rsplit("\n", 1)[0].replace('"radau5"', '"radauIIA5" and a step_size')
         raise IntegrationError(words) from None
 
 
