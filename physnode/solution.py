@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physnode.engine.records import Records
+from physnode.engine.records import Met
 from physnode.engine.status import describe_failures
 from physnode.errors import InputError
 from physnode.fields import VectorField
@@ -21,7 +21,7 @@ from physnode.states import StateAdapter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Events", "Piece", "Solution", "Statistics"]
+__all__ = ["Events", "Piece", "Solution", "Statistics", "outputs_of"]
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,11 @@ class Events:
         return (self.index >= 0).sum(-1)
 
     @classmethod
-    def of(cls, outputs: Outputs, records: Records, batch: tuple[int, ...]) -> Events:
-        """Those of one way of a solve."""
-        columns = outputs.event_times.shape[-1]
-        index = torch.full_like(outputs.event_times, -1, dtype=torch.int64)
-        if records.event is not None and columns:
-            met = records.event >= 0
-            rows = met.T.nonzero()
-            index[rows[:, 0], (met.cumsum(0) - 1).T[met.T]] = records.event.T[met.T]
-        shape = (*batch, columns)
-        return cls(
-            outputs.event_times.reshape(shape),
-            outputs.event_states.reshape(*shape, outputs.event_states.shape[-1]),
-            index.reshape(shape),
-        )
+    def of(cls, outputs: Outputs, met: Met, batch: tuple[int, ...]) -> Events:
+        """Those of one way of a solve: what they are from ``met``, when and where from ``outputs``, which carry gradients."""
+        shape = (*batch, met.which.shape[-1])
+        states = outputs.event_states.reshape(*shape, outputs.event_states.shape[-1])
+        return cls(outputs.event_times.reshape(shape), states, met.which.reshape(shape))
 
     @classmethod
     def joined(cls, ways: Sequence[Events], ys: Tensor, adapter: StateAdapter | None) -> Events:
@@ -101,21 +92,17 @@ class Piece:
 
     replay: Replay
     y0: Tensor
+    met: Met | None
+    """The events found on the way, if there were any to meet."""
 
     def outputs(self, ys: Tensor) -> Outputs:
-        """The values found: ``ys`` and the events, as they stand in the records."""
-        events, records = self.replay.events, self.replay.records
-        if events is None or not events.columns:
-            return Outputs.without_events(ys)
-        with torch.no_grad():
-            times = [records.t_end[slot, rows] for slot, rows in enumerate(events.rows)]
-            states = []
-            for slot, rows in enumerate(events.rows):
-                arrival = records.y[slot][:0]
-                if len(rows):
-                    arrival = self.replay.step(self.replay.f, slot, records.y[slot])[0].y[rows]
-                states.append(arrival)
-            return Outputs(ys, *events.tables(times, states, self.replay.span.t0, ys[:, 0]))
+        """``ys`` and the events that were found."""
+        return outputs_of(ys, self.met)
+
+
+def outputs_of(ys: Tensor, met: Met | None) -> Outputs:
+    """What one way of a solve found, ``ys`` ``(B, T, dim)`` and its events."""
+    return Outputs.without_events(ys) if met is None else Outputs(ys, met.t, met.y)
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from physnode.engine.records import Trial
 from physnode.engine.tracing import trace
 from physnode.errors import InputError, SolveError
 from physnode.fields import VectorField, as_field
-from physnode.gradients import Gradient, Outputs
-from physnode.solution import Events, Piece, Solution, Statistics
+from physnode.gradients import Gradient
+from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
 from physnode.ways import Plan, of_the_worst, total, ways_of
 
@@ -160,13 +160,13 @@ def solve(
     for number, (mine, wanted) in enumerate(ways_of(times, epoch)):
         found, piece = plan.solve_one_way(wanted, first=number == 0)
         traces.append(found)
-        outputs = Outputs.without_events(found.ys) if piece is None else piece.outputs(found.ys)
+        outputs = outputs_of(found.ys, found.met)
         if piece is not None:
-            if keep:
-                pieces.append(piece)
+            pieces.append(piece)
             if differentiable:
                 outputs = how.attach(piece.replay, outputs, flat)
-            met.append(Events.of(outputs, piece.replay.records, batch))
+        if found.met is not None:
+            met.append(Events.of(outputs, found.met, batch))
         values = outputs.ys if values is None else torch.where(mine.unsqueeze(-1), outputs.ys, values)
     assert values is not None
     ys = values.reshape(*batch, times.shape[-1], flat.shape[-1])

@@ -137,7 +137,7 @@ def solve_inside(
                 made, good = make_again(replays, f, start, axes)
             ys = with_graph(ys, made.reshape(ys.shape), good.reshape(ys.shape[:-1]).unsqueeze(-1))
         else:
-            pieces = [Piece(_inside(replay, f, watch, start), start) for replay in replays]
+            pieces = [Piece(_inside(piece.replay, f, watch, start), start, piece.met) for piece in found.pieces]
             ys, met = _attached(gradient, pieces, ys, batch)
     if adapter is not None:
         ys, met = adapter.unflatten(ys), replace(met, y=adapter.unflatten(met.y))
@@ -261,7 +261,8 @@ def _attached(gradient: Gradient, pieces: Sequence[Piece], ys: Tensor, batch: tu
     for piece in pieces:
         replay = piece.replay
         outputs = gradient.attach(replay, piece.outputs(ys.reshape(*replay.times.shape, ys.shape[-1])), piece.y0)
-        met.append(Events.of(outputs, replay.records, batch))
+        if piece.met is not None:
+            met.append(Events.of(outputs, piece.met, batch))
         mine = (replay.times != replay.span.t0.unsqueeze(-1)).unsqueeze(-1)
         values = outputs.ys if values is None else torch.where(mine, outputs.ys, values)
     assert values is not None

@@ -78,8 +78,7 @@ class Plan:
             )
             spent = int(first) * traced.calls + int(carry is not None and not _shares_derivative(method, f))
             board = OutputBoard(span, times, start, self.read)
-            keep = self.keep or self.watch is not None
-            found = integrate(setting, start, derivative, carry, status, board, keep_records=keep, spent=spent)
+            found = integrate(setting, start, derivative, carry, status, board, keep_records=self.keep, spent=spent)
             explicit = not method.implicit
             last, tried = found.last, found.last_step
             told = diagnose(f, span, found.status, last.t, last.y, tried, start, traced.derivative, explicit=explicit)
@@ -99,7 +98,7 @@ class Plan:
             self.jumps,
             self.watch,
         )
-        return found, Piece(replay, self.y0)
+        return found, Piece(replay, self.y0, found.met)
 
 
 def _shares_derivative(method: Method, f: FieldFunction) -> bool:

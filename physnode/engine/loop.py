@@ -21,7 +21,7 @@ from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
 from physnode.engine.readout import OutputBoard
-from physnode.engine.records import Records, Trial, pack_records
+from physnode.engine.records import Met, Records, Trial, pack_records
 from physnode.engine.status import Status
 
 __all__ = ["Setting", "Trace", "advance", "integrate"]
@@ -90,6 +90,8 @@ class Trace:
     rejected: Tensor
     evaluations: Tensor
     records: Records | None
+    met: Met | None
+    """The events, where there were any to meet."""
     last: State
     """Where the loop stood when it ended."""
     last_step: Tensor
@@ -211,10 +213,13 @@ def integrate(
     chunk_limit = _chunk_limit(y0, method)
     chunk: list[Trial] = []
     kept: list[Trial] = []
+    marked: list[Trial] = []
     while bool((state.status == Status.RUNNING).any()):
         while len(chunk) < chunk_limit and bool((state.status == Status.RUNNING).any()):
             state, trial = advance(setting, state)
             chunk.append(trial)
+            if trial.event is not None and bool((trial.event >= 0).any()):
+                marked.append(trial._replace(carry=None, step=replace(trial.step, error=(), carry=None, stages=())))
             if setting.observe is not None:
                 setting.observe(trial)
         read_outs = read_outs + board.read(setting.f, method, chunk)
@@ -225,8 +230,9 @@ def integrate(
     if keep_records:
         records = pack_records(kept, span.t0, setting.safe_y, state.accepted, with_events=setting.watch is not None)
     evaluations = state.evaluations + read_outs
+    met = None if setting.watch is None else Met.of(marked, span.t0, y0)
     return Trace(
-        board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, state, state.tried
+        board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, met, state, state.tried
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from physnode.engine.controllers import Span
 from physnode.engine.families.base import Step
 
-__all__ = ["OutputPlan", "Records", "Trial", "pack", "pack_records", "plan_outputs"]
+__all__ = ["Met", "OutputPlan", "Records", "Trial", "pack", "pack_records", "plan_outputs"]
 
 
 class Trial(NamedTuple):
@@ -30,6 +30,37 @@ class Trial(NamedTuple):
     accept: Tensor
     event: Tensor | None = None
     """Which event the step ended on, ``(B,)``; -1 for none."""
+
+
+class Met(NamedTuple):
+    """The events of a solve in the order in which each trajectory met them, padded to the largest number of one."""
+
+    which: Tensor
+    """Which event, ``(B, E)``; -1 beyond a trajectory's own number."""
+    t: Tensor
+    """``(B, E)`` float64; NaN beyond."""
+    y: Tensor
+    """States on arrival, ``(B, E, dim)``; NaN beyond."""
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], t0: Tensor, y0: Tensor) -> Met:
+        """Those on which accepted ``trials`` ended."""
+        marked = [trial for trial in trials if trial.event is not None and bool((trial.event >= 0).any())]
+        count = torch.zeros_like(t0, dtype=torch.int64)
+        places = []
+        for trial in marked:
+            assert trial.event is not None
+            rows = (trial.event >= 0).nonzero().flatten()
+            places.append((rows, count[rows]))
+            count = count.index_add(0, rows, torch.ones_like(rows))
+        most = int(count.max()) if len(count) else 0
+        which = torch.full((len(t0), most), -1, dtype=torch.int64, device=t0.device)
+        t, y = t0.new_full((len(t0), most), torch.nan), y0.new_full((len(t0), most, y0.shape[-1]), torch.nan)
+        for trial, (rows, columns) in zip(marked, places, strict=True):
+            assert trial.event is not None
+            which[rows, columns], t[rows, columns] = trial.event[rows], trial.t_end[rows]
+            y[rows, columns] = trial.step.y[rows]
+        return cls(which, t, y)
 
 
 @dataclass(frozen=True)

@@ -396,7 +396,7 @@ class TestConditionsOfEveryKind:
         found = pn.solve(field, [1.0], [0.0, 10.0], events=event, **options).events.t
         assert found.tolist() == pytest.approx([math.pi * (k + 0.5) for k in range(3)], abs=100 * rtol)
         sol = pn.solve(field, [1.0], torch.linspace(0, 10, 41, dtype=torch.float64), **options)
-        assert float((sol.ys[:, 0] - torch.cos(sol.ts)).abs().max()) < 10 * rtol
+        assert float((sol.ys[:, 0] - torch.cos(sol.ts)).abs().max()) < 100 * rtol
 
 
 class TestWithJumpsOfTheField:
