@@ -15,6 +15,7 @@ from scipy.linalg import solve_banded
 from torch import Tensor
 
 from physnode.errors import InputError, name_hint
+from physnode.torch_internals import is_mapped
 
 __all__ = ["Hold", "Signal"]
 
@@ -56,7 +57,7 @@ class Signal:
         count = self.times.shape[-1] if self.times.ndim else 0
         if count < needed:
             raise InputError(f'hold="{hold}" needs at least {needed} samples; found times of shape {_shape(self.times)}')
-        mapped = torch._C._functorch.is_batchedtensor(self.values)  # under vmap, whose values cannot be looked at
+        mapped = is_mapped(self.values)  # under vmap, whose values cannot be looked at
         if not bool(torch.isfinite(self.times).all()) or not (mapped or bool(torch.isfinite(self.values).all())):
             raise InputError("a signal holds times or values that are not finite; remove or fill those samples")
         steps = self.times.diff(dim=-1)

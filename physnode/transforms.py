@@ -27,10 +27,19 @@ from physnode.fields import VectorField, needs_args
 from physnode.gradients import Direct, Gradient, Outputs, Replay
 from physnode.gradients.direct import with_graph
 from physnode.gradients.mapped import MappedCall, MappedField, mapped_event, mapped_field, spread_signal, spread_times
-from physnode.gradients.transforms import Axes, bottom, make_again, outside_transforms, wants_gradient
+from physnode.gradients.transforms import Axes, bottom, make_again, wants_gradient
 from physnode.signals import Signal
 from physnode.solution import Events, Piece, Solution, Statistics
 from physnode.states import StateAdapter
+from physnode.torch_internals import (
+    current_level,
+    in_forward_mode,
+    in_transform,
+    is_wrapped,
+    outside_transforms,
+    transforms_differentiate,
+    without_forward_mode,
+)
 
 __all__ = ["at_work", "is_recorded", "solve_inside"]
 
@@ -44,8 +53,8 @@ def at_work(gradient: Gradient, field: VectorField, method: Method) -> bool:
     Raises:
         GradientError: the gradient, or the method, is one that the transform cannot see through.
     """
-    forward = torch.autograd.forward_ad._current_level >= 0
-    if isinstance(field, MappedField) or not (forward or torch._C._functorch.peek_interpreter_stack() is not None):
+    forward = in_forward_mode()
+    if isinstance(field, MappedField) or not (forward or in_transform()):
         return False
     if not isinstance(gradient, Direct):
         raise GradientError(
@@ -108,8 +117,7 @@ def solve_inside(
         _refuse_mapped(method, watch, dense, differentiable)
     batch, signals = tuple(y.shape[:-1]), _signals(args)
     call = MappedCall(axes, frozenset(signals))
-    forward = torch.autograd.forward_ad
-    with outside_transforms(), torch.no_grad(), forward._set_fwd_grad_enabled(False):
+    with outside_transforms(), torch.no_grad(), without_forward_mode():
         found = solve(
             mapped_field(call, field),
             axes.plain(y).detach(),
@@ -176,12 +184,10 @@ def _around(
         with _Graphless(), _in_words():
             seen += [with_args(function, given, t.detach(), y.detach().clone()) for function in called]
     seen = [value for value in seen if isinstance(value, Tensor)]
-    kinds = [layer.key() for layer in torch._C._functorch.get_interpreter_stack() or ()]
+    followed = transforms_differentiate() or in_forward_mode()
     with outside_transforms() as stack:
         axes = Axes.of(seen, stack)
-        differentiable = any(kind != torch._C._functorch.TransformType.Vmap for kind in kinds)
-        differentiable |= torch.autograd.forward_ad._current_level >= 0
-        differentiable |= torch.is_grad_enabled() and any(bottom(value).requires_grad for value in seen)
+        differentiable = followed or (torch.is_grad_enabled() and any(bottom(value).requires_grad for value in seen))
     return axes, differentiable
 
 
@@ -208,7 +214,7 @@ def _refuse_followed(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         return
     tangent = None
-    if torch.autograd.forward_ad._current_level >= 0:
+    if in_forward_mode():
         tangent = torch.autograd.forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
     if tangent is not None or wants_gradient(value):
         raise InputError(f"{name} is differentiated, but times are constants of a solve here; pass {name}.detach()")
@@ -240,7 +246,7 @@ def _bound(args: Any, signals: Mapping[str, Signal], batch: tuple[int, ...], y: 
         return None
     if not any(signal.hold == "cubic" for signal in signals.values()):
         return Arguments(args, batch, y)
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(signal.values) for signal in signals.values()):
+    if any(is_wrapped(signal.values) for signal in signals.values()):
         raise GradientError(
             'a solve with a signal of hold="cubic" cannot be transformed with respect to the values of signals; use '
             'hold="linear", or torch.autograd.grad with the signals in the batch of the solve'
@@ -299,23 +305,18 @@ class _Graphless(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._depth = _depth()
+        self._depth = current_level()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _GRAPH and _depth() == self._depth:  # deeper, it is torch.func itself that calls them
+        if func in _GRAPH and current_level() == self._depth:  # deeper, it is torch.func itself that calls them
             raise GradientError(
                 "the field takes a gradient with torch.autograd (torch.autograd.grad, requires_grad_), which torch.func "
                 "transforms and dual tensors cannot see through; use torch.func.grad inside the field, as "
                 "physnode.Hamiltonian does"
             )
         return func(*args, **(kwargs or {}))
-
-
-def _depth() -> int:
-    level: int = torch._C._functorch.maybe_current_level() or 0
-    return level
 
 
 def _tensor(value: Any, y: Tensor) -> Tensor:

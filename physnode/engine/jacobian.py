@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from physnode.torch_internals import in_transform
+
 __all__ = ["jacobian"]
 
 _Field = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +26,7 @@ def jacobian(f: _Field, t: Tensor, y: Tensor) -> Tensor:
     takes D further evaluations.
     """
     t, y = t.detach(), y.detach()
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch.is_inference_mode_enabled():
+    if in_transform() or torch.is_inference_mode_enabled():
         return _forward(f, t, y)
     return _reverse(f, t, y)
 

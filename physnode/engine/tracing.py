@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from physnode.calling import with_args
 from physnode.engine.field_function import FieldFunction
 from physnode.errors import InputError
+from physnode.torch_internals import is_wrapped
 
 __all__ = ["Traced", "trace"]
 
@@ -150,7 +151,7 @@ class _Reads(TorchFunctionMode):
         for value in pytree.tree_leaves((args, kwargs or {})):
             if isinstance(value, Tensor) and id(value) not in self._seen:
                 self._note(value)
-                if not torch._C._functorch.is_functorch_wrapped_tensor(value):
+                if not is_wrapped(value):
                     self._outside.append((value, _version(value)))
                     if value.requires_grad:
                         self.found.append(value)

@@ -12,6 +12,7 @@ from torch import Tensor
 from physnode.gradients.base import Gradient
 from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
+from physnode.torch_internals import in_forward_mode
 
 __all__ = ["Direct", "with_graph"]
 
@@ -24,7 +25,7 @@ class Direct(Gradient):
     def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
         """The outputs of the solve, bit for bit, with the graph of the replayed ones."""
         sound = replay.without_failures()
-        forward = torch.autograd.forward_ad._current_level >= 0  # the replay of an iteration needs to know that it counts
+        forward = in_forward_mode()  # the replay of an iteration needs to know that it counts
         with torch.set_grad_enabled(forward or torch.is_grad_enabled()):
             found = replay.bound_to(replay.theta, lambda: sound.run(replay.f, y0))
         rows = [replay.ok.view(-1, *[1] * (value.ndim - 1)) for value in outputs]

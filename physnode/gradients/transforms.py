@@ -15,23 +15,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack, temporarily_restore_interpreter_stack
 
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.readout import interpolate, restep_ranks
 from physnode.errors import GradientError
 from physnode.gradients.replay import Replay
+from physnode.torch_internals import (
+    inside_transforms,
+    is_mapped,
+    is_wrapped,
+    map_axis,
+    mapped_axis,
+    outside_transforms,
+    unwrapped,
+)
 
-__all__ = ["Axes", "bottom", "make_again", "outside_transforms", "wants_gradient"]
-
-_functorch = torch._C._functorch
-
-
-@contextmanager
-def outside_transforms() -> Iterator[list[Any]]:
-    """No transform is at work within the context; it gives those that are at work around it."""
-    with temporarily_clear_interpreter_stack() as stack:
-        yield stack
+__all__ = ["Axes", "bottom", "make_again", "wants_gradient"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Axes:
     def inside(self, plain: Tensor) -> Tensor:
         """What a transformed function sees of ``plain`` ``(*sizes, ...)``."""
         for level in self.levels:
-            plain = _functorch._add_batch_dim(plain, 0, level)
+            plain = map_axis(plain, level)
         return plain
 
     def plain(self, value: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ class Axes:
     @contextmanager
     def transforms(self) -> Iterator[None]:
         """The transforms are at work again within the context."""
-        with temporarily_restore_interpreter_stack(self.stack):
+        with inside_transforms(self.stack):
             yield
 
 
@@ -95,18 +94,17 @@ def wants_gradient(value: Tensor) -> bool:
     """Whether reverse mode follows ``value`` at any level."""
     if value.requires_grad:
         return True
-    return bool(_functorch.is_functorch_wrapped_tensor(value)) and wants_gradient(_functorch.get_unwrapped(value))
+    return is_wrapped(value) and wants_gradient(unwrapped(value))
 
 
 def _peeled(value: Tensor) -> tuple[Tensor, list[int]]:
     """The plain tensor beneath all wrappers, mapped axes in front, and the levels of these axes in ascending order."""
-    if _functorch.is_batchedtensor(value):
-        level: int = _functorch.maybe_get_level(value)
-        inner, axis = _functorch._unwrap_batched(value, level)
+    if is_mapped(value):
+        inner, axis, level = mapped_axis(value)
         plain, levels = _peeled(inner)
-        return plain.movedim(int(axis or 0) + len(levels), len(levels)), [*levels, level]
-    if _functorch.is_functorch_wrapped_tensor(value):
-        return _peeled(_functorch.get_unwrapped(value))
+        return plain.movedim(axis + len(levels), len(levels)), [*levels, level]
+    if is_wrapped(value):
+        return _peeled(unwrapped(value))
     return value, []
 
 

@@ -25,6 +25,7 @@ from physnode.engine.field_function import FieldFunction
 from physnode.engine.jacobian import jacobian
 from physnode.engine.linear import Factors, factorize
 from physnode.errors import GradientError
+from physnode.torch_internals import in_forward_mode
 
 __all__ = ["ImplicitRungeKutta"]
 
@@ -71,7 +72,7 @@ class ImplicitRungeKutta(Method):
             GradientError: a graph is wanted, and the stage equations of some trajectory could not be solved to rounding.
         """
         table = self.tableau
-        graph = torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0
+        graph = torch.is_grad_enabled() or in_forward_mode()
         equations = self._equations(f, t.detach(), t_end.detach(), y.detach())
         memory = None if carry is None else carry.detach()
         error: tuple[Tensor, ...] = ()
