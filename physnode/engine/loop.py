@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Controller, Span
-from physnode.engine.event_search import Found, TrialStep, search
+from physnode.engine.event_search import TrialStep, search
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
@@ -116,38 +116,22 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     finite = torch.isfinite(step.y.sum(-1))
     for error in step.error:
         finite = finite & torch.isfinite(error.sum(-1))
-    ends, following_y, signs, event, crowd = accept & (t_end == span.t1), step.y, state.signs, None, state.crowd
-    broken = crowded = torch.zeros_like(accept)
-    leaving = state.leaving & ~accept.unsqueeze(-1)
-    if setting.watch is not None:
-        tried = TrialStep(f, method, state.t, t_end, y, carry, step)
-        found = search(setting.watch, tried, accept, state.signs, state.leaving)
-        evaluations, signs, event = evaluations + found.spent, found.signs, found.event
-        broken, crowded = found.broken, found.crowded
-        accept = accept & ~broken & ~crowded
-        event = torch.where(accept, event, -1)
-        if bool((event >= 0).any()):
-            t_end = found.t_end
-            step, lost = _compensated(found.step, y, state.lost)
-            leaving = accept.unsqueeze(-1) & (event >= 0).unsqueeze(-1) & (found.signs == 0)
-            following_y, signs, lost = _after_event(setting, f, found, step, lost)
-        ends = accept & ((t_end == span.t1) | setting.watch.ends(event))
-        crowd = _crowd(event, state, t_end)
+    after = _resolve_events(setting, f, state, t_end, y, carry, step, lost, accept)
+    accept, t_end, step, event = after.accept, after.t_end, after.step, after.event
     stuck = running & verdict.stuck
     accepted, rejected = state.accepted + accept, state.rejected + (running & ~accept)
-    spent = running & ~ends & (accepted + rejected >= setting.max_steps)
+    spent = running & ~after.ends & (accepted + rejected >= setting.max_steps)
     status = torch.where(spent, int(Status.TOO_MANY_STEPS), state.status)
     status = torch.where(stuck, torch.where(finite, int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)), status)
     if step.unsolved is not None:
         status = torch.where(stuck & step.unsolved, int(Status.UNSOLVED), status)
-    status = torch.where(broken, int(Status.NON_FINITE), status)
-    status = torch.where(crowded | (crowd > _CROWD), int(Status.CROWDED), status)
-    status = torch.where(ends, int(Status.OK), status)
+    status = torch.where(after.failure > 0, after.failure, status)
+    status = torch.where(after.ends, int(Status.OK), status)
     failed, moved = (status > 0).unsqueeze(-1), accept.unsqueeze(-1)
     following = State(
         t=torch.where(accept, t_end, state.t),
-        y=torch.where(moved, following_y, state.y),
-        lost=torch.where(moved, lost, state.lost),
+        y=torch.where(moved, after.y, state.y),
+        lost=torch.where(moved, after.lost, state.lost),
         dt=verdict.dt,
         carry=_following_carry(setting, failed, moved, step.carry, carry),
         memory=verdict.memory,
@@ -156,11 +140,11 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
         status=status,
         reached=torch.where(accept, t_end, state.reached),
         fresh=_needs_fresh_carry(setting, accept, t_end, event),
-        signs=signs,
-        evaluations=evaluations,
+        signs=after.signs,
+        evaluations=evaluations + after.spent,
         tried=torch.where(running, (t_end - state.t).abs(), state.tried),
-        crowd=crowd,
-        leaving=leaving,
+        crowd=after.crowd,
+        leaving=after.leaving,
     )
     return following, Trial(state.t, t_end, y, carry, step, accept, event)
 
@@ -266,16 +250,62 @@ def _following_carry(
     return torch.where(failed, setting.safe_carry, torch.where(moved, carry, before))
 
 
-def _after_event(setting: Setting, f: FieldFunction, found: Found, step: Step, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The states that go on, the signs of the conditions there, and what the states still owe to rounding."""
-    assert setting.watch is not None
-    met = (found.event >= 0).unsqueeze(-1)
-    following = setting.watch.after(f, found.event, found.t_end, step.y)
-    jumped = (following != step.y).any(-1, keepdim=True)
-    fresh = setting.watch.signs(setting.f, found.t_end, following, setting.span.direction, met & (found.signs == 0))
-    # a jump of the state is no crossing of its own; a condition that crosses at the same time has its turn next
-    renewed = (found.signs == 0) | (jumped & ~found.waiting)
-    return following, torch.where(met & renewed, fresh, found.signs), torch.where(jumped, 0.0, lost)
+class _Resolved(NamedTuple):
+    """A trial after its events: where it ends, and with what the trajectories go on."""
+
+    accept: Tensor
+    t_end: Tensor
+    step: Step
+    event: Tensor | None
+    ends: Tensor
+    """Which trajectories have come to their end."""
+    y: Tensor
+    """The states that go on: those at the steps' ends, or behind a jump."""
+    lost: Tensor
+    signs: Tensor
+    leaving: Tensor
+    crowd: Tensor
+    failure: Tensor
+    """The status of trajectories whose events make no sense, 0 for the others."""
+    spent: Tensor | int
+
+
+def _resolve_events(
+    setting: Setting,
+    f: FieldFunction,
+    state: State,
+    t_end: Tensor,
+    y: Tensor,
+    carry: Tensor | None,
+    step: Step,
+    lost: Tensor,
+    accept: Tensor,
+) -> _Resolved:
+    """End accepted steps on their first event, and let it have its effect."""
+    watch, none = setting.watch, torch.zeros_like(state.status)
+    if watch is None:
+        ends = accept & (t_end == setting.span.t1)
+        return _Resolved(accept, t_end, step, None, ends, step.y, lost, state.signs, state.leaving, state.crowd, none, 0)
+    found = search(watch, TrialStep(f, setting.method, state.t, t_end, y, carry, step), accept, state.signs, state.leaving)
+    accept = accept & ~found.broken & ~found.crowded
+    event = torch.where(accept, found.event, -1)
+    met, t1 = (event >= 0).unsqueeze(-1), setting.span.t1
+    following, signs, leaving = step.y, found.signs, state.leaving & ~accept.unsqueeze(-1)
+    if bool(met.any()):
+        t_end = found.t_end
+        step, lost = _compensated(found.step, y, state.lost)
+        leaving = met & (found.signs == 0)
+        following = watch.after(f, event, t_end, step.y)
+        jumped = (following != step.y).any(-1, keepdim=True)
+        fresh = watch.signs(setting.f, t_end, following, setting.span.direction, leaving)
+        # a jump of the state is no crossing of its own; a condition that crosses at the same time has its turn next
+        renewed = (found.signs == 0) | (jumped & ~found.waiting)
+        signs, lost = torch.where(met & renewed, fresh, found.signs), torch.where(jumped, 0.0, lost)
+    ends = accept & ((t_end == t1) | watch.ends(event))
+    crowd = _crowd(event, state, t_end)
+    failure = torch.where(found.broken, int(Status.NON_FINITE), none)
+    failure = torch.where(found.crowded | (crowd > _CROWD), int(Status.CROWDED), failure)
+    return _Resolved(accept, t_end, step, event, ends, following, lost, signs, leaving, crowd, failure, found.spent)
 
 
 def _crowd(event: Tensor, state: State, t_end: Tensor) -> Tensor:
