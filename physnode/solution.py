@@ -95,10 +95,6 @@ class Piece:
     met: Met | None
     """The events found on the way, if there were any to meet."""
 
-    def outputs(self, ys: Tensor) -> Outputs:
-        """``ys`` and the events that were found."""
-        return outputs_of(ys, self.met)
-
 
 def outputs_of(ys: Tensor, met: Met | None) -> Outputs:
     """What one way of a solve found, ``ys`` ``(B, T, dim)`` and its events."""
@@ -184,7 +180,7 @@ class Solution:
             replay = piece.replay.at(torch.where(mine, wanted, span.t0.unsqueeze(-1)))
             found = replay.bound_to(replay.theta, partial(replay.read, piece.y0))
             if torch.is_grad_enabled() and (piece.y0.requires_grad or replay.theta):
-                found = self.gradient.attach(replay, piece.outputs(found), piece.y0).ys
+                found = self.gradient.attach(replay, outputs_of(found, piece.met), piece.y0).ys
             values = found if values is None else torch.where(mine.unsqueeze(-1), found, values)
         assert values is not None
         shaped = values.reshape(*batch, wanted.shape[-1], values.shape[-1])

@@ -29,7 +29,7 @@ from physnode.gradients.direct import with_graph
 from physnode.gradients.mapped import MappedCall, MappedField, mapped_event, mapped_field, spread_signal, spread_times
 from physnode.gradients.transforms import Axes, bottom, make_again, wants_gradient
 from physnode.signals import Signal
-from physnode.solution import Events, Piece, Solution, Statistics
+from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
 from physnode.torch_internals import (
     current_level,
@@ -266,7 +266,7 @@ def _attached(gradient: Gradient, pieces: Sequence[Piece], ys: Tensor, batch: tu
     met = []
     for piece in pieces:
         replay = piece.replay
-        outputs = gradient.attach(replay, piece.outputs(ys.reshape(*replay.times.shape, ys.shape[-1])), piece.y0)
+        outputs = gradient.attach(replay, outputs_of(ys.reshape(*replay.times.shape, ys.shape[-1]), piece.met), piece.y0)
         if piece.met is not None:
             met.append(Events.of(outputs, piece.met, batch))
         mine = (replay.times != replay.span.t0.unsqueeze(-1)).unsqueeze(-1)

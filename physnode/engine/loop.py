@@ -125,7 +125,8 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     status = torch.where(stuck, torch.where(finite, int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)), status)
     if step.unsolved is not None:
         status = torch.where(stuck & step.unsolved, int(Status.UNSOLVED), status)
-    status = torch.where(after.failure > 0, after.failure, status)
+    if after.failure is not None:
+        status = torch.where(after.failure > 0, after.failure, status)
     status = torch.where(after.ends, int(Status.OK), status)
     failed, moved = (status > 0).unsqueeze(-1), accept.unsqueeze(-1)
     following = State(
@@ -265,8 +266,8 @@ class _Resolved(NamedTuple):
     signs: Tensor
     leaving: Tensor
     crowd: Tensor
-    failure: Tensor
-    """The status of trajectories whose events make no sense, 0 for the others."""
+    failure: Tensor | None
+    """The status of trajectories whose events make no sense, 0 for the others; None where there are none to meet."""
     spent: Tensor | int
 
 
@@ -282,10 +283,10 @@ def _resolve_events(
     accept: Tensor,
 ) -> _Resolved:
     """End accepted steps on their first event, and let it have its effect."""
-    watch, none = setting.watch, torch.zeros_like(state.status)
+    watch = setting.watch
     if watch is None:
         ends = accept & (t_end == setting.span.t1)
-        return _Resolved(accept, t_end, step, None, ends, step.y, lost, state.signs, state.leaving, state.crowd, none, 0)
+        return _Resolved(accept, t_end, step, None, ends, step.y, lost, state.signs, state.leaving, state.crowd, None, 0)
     found = search(watch, TrialStep(f, setting.method, state.t, t_end, y, carry, step), accept, state.signs, state.leaving)
     accept = accept & ~found.broken & ~found.crowded
     event = torch.where(accept, found.event, -1)
@@ -303,7 +304,7 @@ def _resolve_events(
         signs, lost = torch.where(met & renewed, fresh, found.signs), torch.where(jumped, 0.0, lost)
     ends = accept & ((t_end == t1) | watch.ends(event))
     crowd = _crowd(event, state, t_end)
-    failure = torch.where(found.broken, int(Status.NON_FINITE), none)
+    failure = torch.where(found.broken, int(Status.NON_FINITE), torch.zeros_like(state.status))
     failure = torch.where(found.crowded | (crowd > _CROWD), int(Status.CROWDED), failure)
     return _Resolved(accept, t_end, step, event, ends, following, lost, signs, leaving, crowd, failure, found.spent)
 

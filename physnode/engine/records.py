@@ -43,9 +43,8 @@ class Met(NamedTuple):
     """States on arrival, ``(B, E, dim)``; NaN beyond."""
 
     @classmethod
-    def of(cls, trials: Sequence[Trial], t0: Tensor, y0: Tensor) -> Met:
-        """Those on which accepted ``trials`` ended."""
-        marked = [trial for trial in trials if trial.event is not None and bool((trial.event >= 0).any())]
+    def of(cls, marked: Sequence[Trial], t0: Tensor, y0: Tensor) -> Met:
+        """Those on which the ``marked`` trials ended; each holds one at least."""
         count = torch.zeros_like(t0, dtype=torch.int64)
         places = []
         for trial in marked:

@@ -55,11 +55,7 @@ class _SweepFunction(torch.autograd.Function):
         method: Swept = ctx.method
         replay: Replay = ctx.replay
         ok = replay.ok
-        cotangents = Outputs(
-            torch.where(ok.view(-1, 1, 1), grads[0], 0.0),
-            torch.where(ok.unsqueeze(-1), grads[1], 0.0),
-            torch.where(ok.view(-1, 1, 1), grads[2], 0.0),
-        )
+        cotangents = Outputs(*(torch.where(ok.view(-1, *[1] * (grad.ndim - 1)), grad, 0.0) for grad in grads))
 
         def sweep() -> tuple[Tensor | None, ...]:
             with stand_ins(theta, graph=False) as fresh:

@@ -70,10 +70,6 @@ class EventPlan:
         found = int(met.sum(0).max()) if met.numel() else 0
         return cls(watch, rows, places, found if columns is None else columns)
 
-    def rows_of(self, slot: int) -> Tensor:
-        """Rows with an event in this slot."""
-        return self.rows[slot]
-
     def tables(self, times: Sequence[Tensor], states: Sequence[Tensor], t0: Tensor, y0: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, E)`` times and ``(B, E, dim)`` states from those of each slot."""
         table_t = t0.new_full((len(t0), self.columns), torch.nan)

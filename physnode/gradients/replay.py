@@ -151,8 +151,8 @@ class Replay:
             else:
                 made = self.make(f, slot, y_in, self.start_of(slot, moved))
                 found, end, carry, moved = made.values, made.y, None, made.t_end
-                event_times.append(made.t_end[self.events.rows_of(slot)])
-                event_states.append(made.arrival[self.events.rows_of(slot)])
+                event_times.append(made.t_end[self.events.rows[slot]])
+                event_states.append(made.arrival[self.events.rows[slot]])
             values.append(found)
             y = torch.where(active.unsqueeze(-1), end, y) if resting else end
         ys = torch.where(self.at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
