@@ -16,7 +16,6 @@ import importlib.util
 import platform
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +24,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import physnode as pn
 from benchmarks.accuracy.tables import Table, page
 from examples.three_body import GRAVITY, MASSES, START, TEST, TRAINING, guess, squared_error, true_positions
 from physnode.compat.torchdiffeq import odeint_adjoint
+from physnode.live_bytes import LiveBytes
 
 METHOD, RTOL, ATOL = "dopri5", 1e-7, 1e-9  # torchdiffeq's defaults
 
@@ -52,38 +50,6 @@ class Counted(pn.systems.ThreeBody):
     def start(cls, seed: int) -> Counted:
         """The example's guess."""
         return cls(guess(seed).masses.detach(), GRAVITY, dimensions=3, free=("masses",))
-
-
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes in the tensors made under this mode and still alive, and their peak.
-
-    Every result of an operation is looked at. Its storage counts once, from the operation that made it until it is freed;
-    memory inside an operation is not seen, and Python objects are not counted.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._alive: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation; count the storages of its results that were not known."""
-        given = {id(x.untyped_storage()) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for tensor in pytree.tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                key = id(storage)
-                if key not in self._alive and key not in given:
-                    size = storage.nbytes()
-                    self._alive[key] = weakref.ref(storage, partial(self._freed, key, size))
-                    self.now += size
-                    self.peak = max(self.peak, self.now)
-        return out
-
-    def _freed(self, key: int, size: int, _: Any) -> None:
-        del self._alive[key]
-        self.now -= size
 
 
 @dataclass(frozen=True)

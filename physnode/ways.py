@@ -88,6 +88,7 @@ class Plan:
         replay = Replay.of(
             f,
             method,
+            self.controller,
             self.read,
             span,
             found.records,

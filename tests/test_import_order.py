@@ -15,7 +15,7 @@ PACKAGE = Path(physnode.__file__).parent
 # From the bottom to the top. A module imports from lines below its own, and from its own line where that line says so.
 ORDER = [
     # modules of the line                   may they import each other?
-    ({"errors", "torch_internals", "calling", "fields", "signals", "states"}, True),
+    ({"errors", "torch_internals", "live_bytes", "calling", "fields", "signals", "states"}, True),
     ({"nn", "engine", "methods"}, True),
     ({"gradients"}, False),
     ({"checks", "solution", "solve", "transforms", "ways"}, True),

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from physnode.engine.controllers import Span
+from physnode.engine.controllers import Controller, Span
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
@@ -31,6 +31,7 @@ class Replay:
 
     f: FieldFunction
     method: Method
+    controller: Controller
     read_out: ReadOut
     span: Span
     records: Records
@@ -55,6 +56,7 @@ class Replay:
         cls,
         f: FieldFunction,
         method: Method,
+        controller: Controller,
         read_out: ReadOut,
         span: Span,
         records: Records,
@@ -71,7 +73,9 @@ class Replay:
         names = tuple(called.get(id(tensor)) for tensor in theta)
         versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in theta)
         events = None if watch is None else EventPlan.of(watch, records)
-        return cls(f, method, read_out, span, records, times, plan, at_start, ok, theta, names, versions, jumps, events)
+        return cls(
+            f, method, controller, read_out, span, records, times, plan, at_start, ok, theta, names, versions, jumps, events
+        )
 
     def at(self, times: Tensor) -> Replay:
         """The same steps with other output times ``(B, T')``, all within the span.
