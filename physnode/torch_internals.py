@@ -44,8 +44,8 @@ def transforms_differentiate() -> bool:
 
 
 def in_forward_mode() -> bool:
-    """Whether forward-mode differentiation is at work, by ``torch.func`` or by dual tensors."""
-    return bool(torch.autograd.forward_ad._current_level >= 0)
+    """Whether operations carry tangents on, by ``torch.func`` or by dual tensors."""
+    return bool(torch.autograd.forward_ad._current_level >= 0) and torch._C._is_fwd_grad_enabled()
 
 
 def without_forward_mode() -> AbstractContextManager[Any]:

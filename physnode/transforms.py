@@ -51,20 +51,14 @@ def at_work(gradient: Gradient, field: VectorField, method: Method) -> bool:
     """Whether a solve runs inside a transform.
 
     Raises:
-        GradientError: the gradient, or the method, is one that the transform cannot see through.
+        GradientError: the gradient is one that the transform cannot see through.
     """
-    forward = in_forward_mode()
-    if isinstance(field, MappedField) or not (forward or in_transform()):
+    if isinstance(field, MappedField) or not (in_forward_mode() or in_transform()):
         return False
     if not isinstance(gradient, Direct):
         raise GradientError(
             f"torch.func transforms (grad, vjp, jacrev, jvp, jacfwd, hessian, vmap) and dual tensors cannot see through "
             f'gradient="{gradient.name}"; use gradient="direct" inside them, or torch.autograd.grad outside'
-        )
-    if forward and method.implicit:
-        raise GradientError(
-            f"forward mode (jvp, jacfwd, hessian, dual tensors) cannot see through the iterations of {method.name}; use "
-            "reverse mode (grad, vjp, jacrev), or an explicit method"
         )
     return True
 

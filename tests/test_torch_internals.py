@@ -49,6 +49,7 @@ def test_forward_mode_is_seen_and_can_be_left() -> None:
     def inner(x: Tensor) -> Tensor:
         assert internals.in_forward_mode()
         with internals.without_forward_mode():
+            assert not internals.in_forward_mode()
             still = x.square()
         return x + still
 

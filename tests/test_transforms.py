@@ -371,11 +371,21 @@ class TestMethods:
     def test_derivatives(self, method: str) -> None:
         wanted = jacobian(lambda y: self.solved(y, method), Y0[0])
         close(jacrev(lambda y: self.solved(y, method))(Y0[0]), wanted)
-        if methods.get(method).implicit:
-            with pytest.raises(GradientError, match="reverse mode"):
-                jacfwd(lambda y: self.solved(y, method))(Y0[0])
-        else:
-            close(jacfwd(lambda y: self.solved(y, method))(Y0[0]), wanted)
+        close(jacfwd(lambda y: self.solved(y, method))(Y0[0]), wanted)
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = forward_ad.make_dual(Y0[0], torch.ones(2, dtype=torch.float64))
+            change = forward_ad.unpack_dual(self.solved(dual, method)).tangent
+        close(change, wanted.sum(-1))
+
+    def test_second_derivatives(self, method: str) -> None:
+        """Forward over reverse, and forward twice."""
+
+        def loss(y: Tensor) -> Tensor:
+            return self.solved(y, method)[-1].square().sum()
+
+        wanted = torch.autograd.functional.hessian(loss, Y0[0])
+        close(jacfwd(jacrev(loss))(Y0[0]), wanted)
+        close(jacfwd(jacfwd(loss))(Y0[0]), wanted)
 
     def test_mapped_derivatives(self, method: str) -> None:
         def by(y0: Tensor) -> Tensor:
