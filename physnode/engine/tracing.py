@@ -7,10 +7,12 @@ draws random numbers or changes tensors, which rules out a gradient.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -46,7 +48,7 @@ def trace(f: FieldFunction, t: Tensor, y: Tensor, also: Sequence[Callable[..., T
         InputError: the field returns something that is no tensor of y's shape, dtype and device, or writes into ``y``, ``t``
             or a tensor that it returns every time.
     """
-    generator = _generator_state(y)
+    shared = _shared_generators(y)
     buffers = [(buffer, _version(buffer)) for buffer in f.field.buffers()]
     calls = 1
     try:
@@ -75,13 +77,17 @@ def trace(f: FieldFunction, t: Tensor, y: Tensor, also: Sequence[Callable[..., T
             "the field writes its result into a tensor that it keeps and returns at every call, so that each stage of a step "
             "would overwrite the one before; return a new tensor"
         )
+    drawn = shared != _shared_generators(y)
+    if reads.draws and not drawn:  # generators that a call seeds anew give the same numbers again
+        calls += 1
+        drawn = reads.draws != _call_once(f, t, y, also, graph=f.differentiates)[2].draws
     parameters = [p for p in f.field.parameters() if p.requires_grad]
     known = {id(p) for p in parameters}
     extra = [tensor for tensor in reads.found if id(tensor) not in known]
     return Traced(
         derivative=value.detach().reshape(y.shape),
         theta=(*parameters, *extra),
-        random=not torch.equal(generator, _generator_state(y)),
+        random=drawn,
         stateful=bool(written) or any(_version(buffer) != before for buffer, before in buffers),
         calls=calls,
     )
@@ -102,8 +108,11 @@ def _call_once(
     return value, state, reads
 
 
-def _generator_state(y: Tensor) -> Tensor:
-    return torch.cuda.get_rng_state(y.device) if y.device.type == "cuda" else torch.get_rng_state()
+def _shared_generators(y: Tensor) -> tuple[Any, ...]:
+    """The states of the generators that belong to nobody: PyTorch's, NumPy's and Python's."""
+    own = torch.cuda.get_rng_state(y.device) if y.device.type == "cuda" else torch.get_rng_state()
+    name, key, *rest = np.random.get_state()  # noqa: NPY002
+    return own.numpy().tobytes(), name, np.asarray(key).tobytes(), *rest, random.getstate()
 
 
 def _version(tensor: Tensor) -> int:
@@ -135,11 +144,15 @@ def _check_output(value: object, y: Tensor) -> None:
 
 
 class _Reads(TorchFunctionMode):
-    """Collects the tensors that were made outside the call: those that require a gradient, and those that are written to."""
+    """Collects the tensors that were made outside the call: those that require a gradient, and those that are written to.
+
+    Generators that an operation is given are collected too, in the state in which they are met first.
+    """
 
     def __init__(self, *inputs: Tensor) -> None:
         super().__init__()
         self.found: list[Tensor] = []
+        self.draws: list[bytes] = []
         self.inputs_changed = False
         self._outside: list[tuple[Tensor, int]] = []
         self._seen = {id(tensor) for tensor in inputs}
@@ -155,6 +168,10 @@ class _Reads(TorchFunctionMode):
                     self._outside.append((value, _version(value)))
                     if value.requires_grad:
                         self.found.append(value)
+            elif isinstance(value, torch.Generator) and id(value) not in self._seen:
+                self._seen.add(id(value))
+                self._alive.append(value)
+                self.draws.append(value.get_state().cpu().numpy().tobytes())
         out = func(*args, **(kwargs or {}))
         for value in pytree.tree_leaves(out):
             if isinstance(value, Tensor):
