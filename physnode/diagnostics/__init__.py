@@ -1,4 +1,5 @@
-"""Does a solution, or a fitted model, obey the physics: energy, invariants, long horizons, residuals, and figures of them."""
+"""Does a solution, or a fitted model, obey the physics: energy, invariants, long horizons, residuals, and figures of them;
+and how far a loss is off because steps are finite."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from physnode.diagnostics.audit import audit
 from physnode.diagnostics.energy import EnergyDrift, energy_drift
 from physnode.diagnostics.horizon import Horizon, long_horizon
 from physnode.diagnostics.invariants import InvariantDrift, invariants
+from physnode.diagnostics.loss_error import LossError, loss_error
 from physnode.diagnostics.observed import ObservedInvariant, observed_invariants
 from physnode.diagnostics.plots import plot_energy, plot_invariants
 from physnode.diagnostics.residuals import ChannelResiduals, ResidualStatistics, residual_statistics
@@ -15,12 +17,14 @@ __all__ = [
     "EnergyDrift",
     "Horizon",
     "InvariantDrift",
+    "LossError",
     "ObservedInvariant",
     "ResidualStatistics",
     "audit",
     "energy_drift",
     "invariants",
     "long_horizon",
+    "loss_error",
     "observed_invariants",
     "plot_energy",
     "plot_invariants",
