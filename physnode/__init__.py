@@ -10,7 +10,7 @@ from physnode.engine.events import Event
 from physnode.engine.status import Status
 from physnode.fields import Domain, Hamiltonian, SecondOrder, SeparableHamiltonian, Sum, VectorField
 from physnode.fitting import FitResult, fit, load
-from physnode.gradients import ACA, Direct, SymplecticAdjoint
+from physnode.gradients import ACA, ContinuousAdjoint, Direct, SymplecticAdjoint
 from physnode.signals import Signal
 from physnode.solution import Solution
 from physnode.solve import solve
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ACA",
     "Adaptive",
+    "ContinuousAdjoint",
     "Direct",
     "Domain",
     "Event",

@@ -7,6 +7,7 @@ import physnode as pn
 NAMES = {
     "ACA",
     "Adaptive",
+    "ContinuousAdjoint",
     "Direct",
     "Domain",
     "Event",

@@ -1,7 +1,8 @@
 """How a solve is differentiated: whoever reads the records of its accepted steps.
 
-All of them give the exact gradient of the solve that was made, step sizes held constant (the search for steps, the starting
-step and the controller carry no gradient).
+All but one give the exact gradient of the solve that was made, step sizes held constant (the search for steps, the starting
+step and the controller carry no gradient). The one is ``ContinuousAdjoint``, which reads no records and solves an equation of
+its own, to its own tolerances: the baseline.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 from physnode.errors import InputError, name_hint
 from physnode.gradients.aca import ACA
 from physnode.gradients.base import Gradient
+from physnode.gradients.continuous import ContinuousAdjoint
 from physnode.gradients.direct import Direct
 from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
 from physnode.gradients.symplectic import SymplecticAdjoint
 
-__all__ = ["ACA", "Direct", "Gradient", "Outputs", "Replay", "SymplecticAdjoint", "get"]
+__all__ = ["ACA", "ContinuousAdjoint", "Direct", "Gradient", "Outputs", "Replay", "SymplecticAdjoint", "get"]
 
-_GRADIENTS: dict[str, type[Gradient]] = {"direct": Direct, "aca": ACA, "symplectic": SymplecticAdjoint}
+_GRADIENTS: dict[str, type[Gradient]] = {
+    "direct": Direct,
+    "aca": ACA,
+    "symplectic": SymplecticAdjoint,
+    "continuous": ContinuousAdjoint,
+}
 
 
 def get(gradient: str | Gradient) -> Gradient:
