@@ -38,7 +38,7 @@ class ContinuousAdjoint(Gradient):
     is wrong by more than the tolerance, or the backward solve fails. The equations are solved for the loss divided by its
     largest derivative by an output, so that the scale of a loss does not matter to the tolerances.
 
-    **Storage.** The outputs. In backward: some fifteen rows of the size of y, λ and all parameters, and the graph of one
+    **Storage.** The outputs. In backward: twenty to thirty rows of the size of y, λ and all parameters, and the graph of one
     evaluation of the field, however many steps are taken.
 
     **Evaluations.** Each evaluation of the backward solve calls the field and takes one vector-Jacobian product. One step size

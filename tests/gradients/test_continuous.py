@@ -380,7 +380,7 @@ class TestStorage:
         ys = pn.solve(lambda t, y: y @ matrix, torch.ones(1, 200, dtype=D), [0.0, 0.3, 2.0], gradient="continuous").ys
         with LiveBytes() as live:
             ys.square().sum().backward()
-        assert live.peak < 25 * 8 * matrix.numel()
+        assert live.peak < 28 * 8 * matrix.numel()
 
     def test_ys_may_be_edited_by_their_owner(self) -> None:
         field, y0 = Network(), states()
