@@ -5,6 +5,7 @@ HDF5, and audited for what it should conserve.
 """
 
 from physnode import data, diagnostics, errors, methods, nn, systems
+from physnode.diagnostics import check_gradient
 from physnode.engine.controllers import Adaptive, Fixed
 from physnode.engine.events import Event
 from physnode.engine.status import Status
@@ -36,6 +37,7 @@ __all__ = [
     "SymplecticAdjoint",
     "VectorField",
     "__version__",
+    "check_gradient",
     "data",
     "diagnostics",
     "errors",

@@ -23,6 +23,7 @@ NAMES = {
     "SymplecticAdjoint",
     "VectorField",
     "__version__",
+    "check_gradient",
     "data",
     "diagnostics",
     "errors",

@@ -1,10 +1,12 @@
 """Does a solution, or a fitted model, obey the physics: energy, invariants, long horizons, residuals, and figures of them;
-and how far a loss is off because steps are finite."""
+how far a loss is off because steps are finite, and whether gradients are right."""
 
 from __future__ import annotations
 
 from physnode.diagnostics.audit import audit
 from physnode.diagnostics.energy import EnergyDrift, energy_drift
+from physnode.diagnostics.gradient_check import check_gradient
+from physnode.diagnostics.gradient_report import GradientCheck, GradientRow
 from physnode.diagnostics.horizon import Horizon, long_horizon
 from physnode.diagnostics.invariants import InvariantDrift, invariants
 from physnode.diagnostics.loss_error import LossError, loss_error
@@ -15,12 +17,15 @@ from physnode.diagnostics.residuals import ChannelResiduals, ResidualStatistics,
 __all__ = [
     "ChannelResiduals",
     "EnergyDrift",
+    "GradientCheck",
+    "GradientRow",
     "Horizon",
     "InvariantDrift",
     "LossError",
     "ObservedInvariant",
     "ResidualStatistics",
     "audit",
+    "check_gradient",
     "energy_drift",
     "invariants",
     "long_horizon",
