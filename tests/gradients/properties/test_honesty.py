@@ -1,4 +1,4 @@
-"""A gradient belongs to the solve that was made, or an error says why there is none: state, randomness, edits, second backward."""
+"""A gradient is that of the solve made, or an error says why there is none: state, randomness, edits, second backward."""
 
 from __future__ import annotations
 

@@ -59,9 +59,9 @@ class Idle(pn.SecondOrder):
         return 2 * torch.cos(self.rate * t).expand_as(q)
 
 
-def test_an_unused_parameter_gets_nothing_and_a_field_without_the_state_works(family: Any, gradient: str, y0: Tensor) -> None:
-    """dL/d(spare) is zero or None; for q'' = 2 cos(ct), dq(T)/dq0 = 1, dq(T)/dv0 = T, and dv(T)/dc = 2 (T cos(cT) - sin(cT)/c)/c
-    to the accuracy of the method. Gradients accumulate from an iterator over the parameters as from a list."""
+def test_an_unused_parameter_gets_nothing_a_field_may_ignore_the_state(family: Any, gradient: str, y0: Tensor) -> None:
+    """dL/d(spare) is zero or None; for q'' = 2 cos(ct), dq(T)/dq0 = 1, dq(T)/dv0 = T, and, to the accuracy of the method,
+    dv(T)/dc = 2 (T cos(cT) - sin(cT)/c)/c. Gradients accumulate from an iterator over the parameters as from a list."""
     field, start = Idle(), y0.clone().requires_grad_()
     ys = family.solve(field, start, TS, gradient=gradient).ys
     parameters = (parameter for parameter in field.parameters())
