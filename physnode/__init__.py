@@ -11,7 +11,7 @@ from physnode.engine.events import Event
 from physnode.engine.status import Status
 from physnode.fields import Domain, Hamiltonian, SecondOrder, SeparableHamiltonian, Sum, VectorField
 from physnode.fitting import FitResult, fit, load
-from physnode.gradients import ACA, ContinuousAdjoint, Direct, SymplecticAdjoint
+from physnode.gradients import ACA, ContinuousAdjoint, Direct, Storage, SymplecticAdjoint
 from physnode.signals import Signal
 from physnode.solution import Solution
 from physnode.solve import solve
@@ -33,6 +33,7 @@ __all__ = [
     "Signal",
     "Solution",
     "Status",
+    "Storage",
     "Sum",
     "SymplecticAdjoint",
     "VectorField",

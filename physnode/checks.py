@@ -84,6 +84,11 @@ def jump_times_of(jump_times: ArrayLike | None, y: Tensor, batch: tuple[int, ...
     if jump_times is None:
         return []
     found = float64_of(jump_times, "jump_times", y)
+    if found.requires_grad:
+        raise InputError(
+            "jump_times requires a gradient, but they are constants of a solve; pass jump_times.detach(), or make the jump an "
+            "event, pn.Event(lambda t, y: t[..., 0] - t_jump, terminal=False), whose time is differentiated"
+        )
     if found.ndim == 0:
         found = found.reshape(1)
     if found.shape[-1] == 0:
@@ -112,7 +117,7 @@ def state_of(y0: ArrayLike) -> Tensor:
 
 
 def times_of(ts: ArrayLike, y0: Tensor, batch: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Output times as ``(B, T)``, and in the shape they were given."""
+    """Output times as ``(B, T)``, with their graph, and in the shape they were given, without."""
     shown = float64_of(ts, "ts", y0)
     if shown.ndim == 0 or shown.shape[-1] == 0:
         raise InputError(f"ts must have shape (T,) or (*batch, T) with at least one time; found {tuple(shown.shape)}")
@@ -124,7 +129,7 @@ def times_of(ts: ArrayLike, y0: Tensor, batch: tuple[int, ...]) -> tuple[Tensor,
     times = shown.expand(*batch, shown.shape[-1]).reshape(max(1, y0.numel() // y0.shape[-1]), -1)
     if not bool(torch.isfinite(times).all()):
         raise InputError("ts holds times that are not finite")
-    steps = times.diff(dim=-1)
+    steps = times.detach().diff(dim=-1)
     if shown.ndim > 1:  # padding: the last time, repeated
         padding = steps.abs().flip(-1).cumsum(-1).flip(-1) == 0
         first = torch.where(steps[:, :1] == 0, 1.0, steps[:, :1])
@@ -134,11 +139,11 @@ def times_of(ts: ArrayLike, y0: Tensor, batch: tuple[int, ...]) -> tuple[Tensor,
         row = int(bad.nonzero()[0])
         where = f" (trajectory {row})" if shown.ndim > 1 else ""
         raise InputError(f"ts must be strictly increasing or strictly decreasing{where}; sort them and drop repeated times")
-    return times, shown
+    return times, shown.detach()
 
 
 def epoch_of(t0: ArrayLike | None, times: Tensor, y0: Tensor, batch: tuple[int, ...]) -> Tensor:
-    """The time of the start of each trajectory, ``(B,)``."""
+    """The time of the start of each trajectory, ``(B,)``, with its graph."""
     if t0 is None:
         return times[:, 0]
     epoch = float64_of(t0, "t0", y0)
@@ -150,10 +155,8 @@ def epoch_of(t0: ArrayLike | None, times: Tensor, y0: Tensor, batch: tuple[int, 
 
 
 def float64_of(value: ArrayLike, name: str, y0: Tensor) -> Tensor:
-    """A time, or times, as a float64 tensor beside ``y0``."""
+    """A time, or times, as a float64 tensor beside ``y0``, with its graph."""
     if isinstance(value, Tensor):
-        if value.requires_grad:
-            raise InputError(f"{name} requires a gradient, but times are constants of a solve here; pass {name}.detach()")
         if value.device != y0.device:
             raise InputError(f"{name} is on {value.device} but y0 on {y0.device}; move one of them")
         return value.to(torch.float64)

@@ -15,7 +15,7 @@ from physnode.engine.records import Met
 from physnode.engine.status import describe_failures
 from physnode.errors import InputError
 from physnode.fields import VectorField
-from physnode.gradients import Gradient, Outputs, Replay
+from physnode.gradients import Gradient, GradientCost, Outputs, Replay
 from physnode.states import StateAdapter
 
 if TYPE_CHECKING:
@@ -34,10 +34,13 @@ class Statistics:
     """Trial steps that failed the error test."""
     evaluations: Tensor
     """Evaluations of the field on behalf of this trajectory, the starting step and the outputs included."""
+    gradient: GradientCost | None = None
+    """What is kept for the gradient, and what the way back has cost so far; None where there is none to take."""
 
     def __str__(self) -> str:
         parts = ((name, getattr(self, name)) for name in ("accepted", "rejected", "evaluations"))
-        return ", ".join(f"{name} {_range(value)}" for name, value in parts)
+        told = ", ".join(f"{name} {_range(value)}" for name, value in parts)
+        return told if self.gradient is None else f"{told}; {self.gradient}"
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class Solution:
         """
         if not self.dense:
             raise InputError("sol.at needs the steps of the solve; call solve(..., dense=True)")
-        wanted = torch.as_tensor(times, dtype=torch.float64, device=self.status.device).detach()
+        wanted = torch.as_tensor(times, dtype=torch.float64, device=self.status.device)
         scalar = wanted.ndim == 0
         batch = tuple(self.status.shape)
         rows = max(1, self.status.numel())
@@ -167,7 +170,7 @@ class Solution:
         wanted = wanted.expand(*batch, wanted.shape[-1]).reshape(rows, -1)
         low = torch.stack([torch.minimum(p.replay.span.t0, p.replay.span.t1) for p in self.pieces]).amin(0).unsqueeze(-1)
         high = torch.stack([torch.maximum(p.replay.span.t0, p.replay.span.t1) for p in self.pieces]).amax(0).unsqueeze(-1)
-        outside = ~((wanted >= low) & (wanted <= high))
+        outside = ~((wanted.detach() >= low) & (wanted.detach() <= high))
         if bool(outside.any()):
             raise InputError(
                 f"sol.at was asked for t = {float(wanted[outside][0]):.6g}, outside the solved span "
@@ -179,7 +182,7 @@ class Solution:
             mine = (wanted - span.t0.unsqueeze(-1)) * span.direction.unsqueeze(-1) >= 0
             replay = piece.replay.at(torch.where(mine, wanted, span.t0.unsqueeze(-1)))
             found = replay.bound_to(replay.theta, partial(replay.read, piece.y0))
-            if torch.is_grad_enabled() and (piece.y0.requires_grad or replay.theta):
+            if torch.is_grad_enabled() and (piece.y0.requires_grad or replay.theta or replay.moving is not None):
                 found = self.gradient.attach(replay, outputs_of(found, piece.met), piece.y0).ys
             values = found if values is None else torch.where(mine.unsqueeze(-1), found, values)
         assert values is not None

@@ -28,14 +28,15 @@ from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps, signal_jumps
 from physnode.engine.loop import Trace
 from physnode.engine.readout import choose_read_out
+from physnode.engine.recorder import Keep
 from physnode.engine.records import Trial
 from physnode.engine.tracing import trace
 from physnode.errors import InputError, SolveError
 from physnode.fields import VectorField, as_field
-from physnode.gradients import Gradient
+from physnode.gradients import Gradient, GradientCost
 from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
-from physnode.ways import Plan, of_the_worst, total, ways_of
+from physnode.ways import Plan, moved_start, of_the_worst, total, ways_of
 
 __all__ = ["FieldLike", "solve"]
 
@@ -73,9 +74,10 @@ def solve(
             ways from it.
         method: a value of :mod:`physnode.methods`, or its name.
         controller: :class:`physnode.Adaptive` (default) or :class:`physnode.Fixed`.
-        gradient: :class:`physnode.ACA` (default), ``SymplecticAdjoint``, ``Direct``, or a name. All are exact for the steps
-            taken; step sizes carry no gradient, times of events do. Inside ``torch.func`` transforms (``vmap``, ``grad``,
-            ``jacfwd``, ...) and with dual tensors it must be ``Direct``.
+        gradient: :class:`physnode.ACA` (default), ``SymplecticAdjoint``, ``Direct``, or a name; all are exact for the steps
+            taken. Step sizes carry no gradient; times of events do, and so do ``ts`` and ``t0``, with which the steps are
+            scaled. ``ContinuousAdjoint``, the baseline that others offer, is accurate to its tolerances. Inside
+            ``torch.func`` transforms (``vmap``, ``grad``, ``jacfwd``, ...) and with dual tensors it must be ``Direct``.
         args: constants by name, of shape ``(*batch, ...)`` where trajectories differ, and :class:`physnode.Signal` inputs,
             which the field sees as their value at its time. Gradients flow to both. Steps end on the jumps of signals.
         events: :class:`physnode.Event` conditions; ``sol.events`` says when, where and which was met.
@@ -132,8 +134,9 @@ def solve(
             observe=observe,
         )
     batch = tuple(start.shape[:-1])
-    times, shown = times_of(ts, start, batch)
-    epoch = epoch_of(t0, times, start, batch)
+    moving_times, shown = times_of(ts, start, batch)
+    moving_epoch = epoch_of(t0, moving_times, start, batch)
+    times, epoch = moving_times.detach(), moving_epoch.detach()
     flat = start.clone().reshape(-1, start.shape[-1])  # the caller may edit y0 while the solution is alive
     controller.check(chosen, start.dtype)
     f = FieldFunction(own, batch, start.dtype, bind_arguments(args, own, batch, flat, epoch, times))
@@ -145,36 +148,45 @@ def solve(
     parts = [*jump_times_of(jump_times, flat, batch), *signal_jumps(f, rtol)]
     jumps = Jumps.of(parts, len(flat))
     f.jumps = jumps is not None
-    differentiable = transforms.is_recorded(how) or (torch.is_grad_enabled() and (flat.requires_grad or bool(traced.theta)))
+    live = flat.requires_grad or bool(traced.theta) or moving_times.requires_grad or moving_epoch.requires_grad
+    differentiable = transforms.is_recorded(how) or (torch.is_grad_enabled() and live)
     if differentiable:
         refuse_changing_fields(traced)
     else:  # a gradient is that of the steps made, whose equations must then be solved to rounding
         chosen = controller.tuned(chosen, flat.detach())
-    keep = differentiable or dense
-    plan = Plan(f, chosen, controller, read, flat, epoch, traced, max_steps, keep, jumps, watch, observe)
+    cost = GradientCost(how.name, limit=None if how.storage is None else how.storage.limit)
+    keep = Keep() if dense else how.keep(f, chosen, epoch, flat, traced.theta, times.shape[-1]) if differentiable else None
+    plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe)
 
     values: Tensor | None = None
     traces: list[Trace] = []
     pieces: list[Piece] = []
     met: list[Events] = []
-    for number, (mine, wanted) in enumerate(ways_of(times, epoch)):
+    for number, (mine, wanted) in enumerate(ways_of(moving_times, moving_epoch)):
         found, piece = plan.solve_one_way(wanted, first=number == 0)
         traces.append(found)
         outputs = outputs_of(found.ys, found.met)
         if piece is not None:
             pieces.append(piece)
             if differentiable:
+                cost.note(piece.replay.records, how.keeps)
                 outputs = how.attach(piece.replay, outputs, flat)
         if found.met is not None:
             met.append(Events.of(outputs, found.met, batch))
         values = outputs.ys if values is None else torch.where(mine.unsqueeze(-1), outputs.ys, values)
     assert values is not None
+    values = moved_start(f, moving_epoch, moving_times, flat, values)
     ys = values.reshape(*batch, times.shape[-1], flat.shape[-1])
 
     solution = Solution(
         ts=shown,
         ys=ys if adapter is None else adapter.unflatten(ys),
-        stats=Statistics(*(total(traces, name, batch) for name in ("accepted", "rejected", "evaluations"))),
+        stats=Statistics(
+            accepted=total(traces, "accepted", batch),
+            rejected=total(traces, "rejected", batch),
+            evaluations=total(traces, "evaluations", batch),
+            gradient=cost if differentiable else None,
+        ),
         status=torch.stack([found.status for found in traces]).amax(0).reshape(batch),
         reached=of_the_worst(traces, "reached").reshape(batch),
         last_step=of_the_worst(traces, "last_step").reshape(batch),

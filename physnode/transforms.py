@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,8 @@ def solve_inside(
             **options,
         )
         seen = {name: axes.inside(getattr(found, name)) for name in ("ys", "status", "reached", "last_step")}
-        stats = Statistics(*(axes.inside(getattr(found.stats, part.name)) for part in fields(found.stats)))
+        counts = found.stats.accepted, found.stats.rejected, found.stats.evaluations
+        accepted, rejected, evaluations = (axes.inside(count) for count in counts)
         met = Events(axes.inside(found.events.t), axes.inside(found.events.y), axes.inside(found.events.index))
     ys, pieces = seen.pop("ys"), []
     if differentiable or dense:
@@ -147,7 +148,7 @@ def solve_inside(
     return kind(
         ts=_tensor(ts, y),
         ys=ys,
-        stats=stats,
+        stats=Statistics(accepted, rejected, evaluations),
         events=met,
         field=field,
         gradient=gradient,

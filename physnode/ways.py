@@ -17,13 +17,14 @@ from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
 from physnode.engine.loop import Setting, Trace, integrate
 from physnode.engine.readout import OutputBoard, ReadOut
+from physnode.engine.recorder import Keep
 from physnode.engine.records import Trial
 from physnode.engine.status import Status
 from physnode.engine.tracing import Traced
-from physnode.gradients import Replay
+from physnode.gradients import GradientCost, MovingTimes, Replay
 from physnode.solution import Piece
 
-__all__ = ["Plan", "of_the_worst", "total", "ways_of"]
+__all__ = ["Plan", "moved_start", "of_the_worst", "total", "ways_of"]
 
 
 def ways_of(times: Tensor, epoch: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -32,6 +33,23 @@ def ways_of(times: Tensor, epoch: Tensor) -> list[tuple[Tensor, Tensor]]:
     ahead, behind = times >= start, times < start
     found = [(mine, torch.where(mine, times, start)) for mine in (ahead, behind) if bool(mine.any())]
     return found or [(ahead, torch.where(ahead, times, start))]
+
+
+def moved_start(f: FieldFunction, epoch: Tensor, times: Tensor, y0: Tensor, ys: Tensor) -> Tensor:
+    """``ys`` ``(B, T, dim)``, where an output at the start itself, y0, moves along the solution as its time leaves the epoch.
+
+    One step of the midpoint rule of length zero has the first and second derivatives of the solution.
+    """
+    at_start = (times == epoch.unsqueeze(-1)).detach()
+    if not (torch.is_grad_enabled() and (times.requires_grad or epoch.requires_grad) and bool(at_start.any())):
+        return ys
+    column = at_start.to(torch.int8).argmax(-1, keepdim=True)
+    away = (times.gather(-1, column) - epoch.unsqueeze(-1)).squeeze(-1)
+    away = torch.where(at_start.any(-1), away, torch.zeros_like(away))
+    delta = away.to(y0.dtype).unsqueeze(-1)
+    half = y0 + 0.5 * delta * f(epoch.detach(), y0)
+    moved = y0 + delta * f(epoch.detach() + 0.5 * away, half)
+    return ys + torch.where(at_start.unsqueeze(-1), (moved - moved.detach()).unsqueeze(1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -46,14 +64,16 @@ class Plan:
     epoch: Tensor
     traced: Traced
     max_steps: int
-    keep: bool
+    keep: Keep | None
+    cost: GradientCost
     jumps: Jumps | None
     watch: Watch | None
     observe: Callable[[Trial], None] | None
 
-    def solve_one_way(self, times: Tensor, *, first: bool) -> tuple[Trace, Piece | None]:
-        """Solve from the epoch to the farthest of ``times`` ``(B, T)``, which all lie on one side of it."""
-        f, method, epoch, traced = self.f, self.method, self.epoch, self.traced
+    def solve_one_way(self, wanted: Tensor, *, first: bool) -> tuple[Trace, Piece | None]:
+        """Solve from the epoch to the farthest of the ``wanted`` times ``(B, T)``, which all lie on one side of it."""
+        f, method, traced = self.f, self.method, self.traced
+        times, epoch = wanted.detach(), self.epoch.detach()
         offset = times - epoch.unsqueeze(-1)
         farthest = offset.abs().argmax(-1, keepdim=True)
         t1 = times.gather(-1, farthest).squeeze(-1)
@@ -78,7 +98,7 @@ class Plan:
             )
             spent = int(first) * traced.calls + int(carry is not None and not _shares_derivative(method, f))
             board = OutputBoard(span, times, start, self.read)
-            found = integrate(setting, start, derivative, carry, status, board, keep_records=self.keep, spent=spent)
+            found = integrate(setting, start, derivative, carry, status, board, keep=self.keep, spent=spent)
             explicit = not method.implicit
             last, tried = found.last, found.last_step
             told = diagnose(f, span, found.status, last.t, last.y, tried, start, traced.derivative, explicit=explicit)
@@ -98,6 +118,8 @@ class Plan:
             traced.theta,
             self.jumps,
             self.watch,
+            MovingTimes.of(self.epoch, wanted, farthest),
+            self.cost,
         )
         return found, Piece(replay, self.y0, found.met)
 

@@ -19,6 +19,13 @@ from physnode.fields import SecondOrder, SeparableHamiltonian, VectorField
 __all__ = ["FieldFunction", "inner_sides"]
 
 
+class Calls:
+    """A count of calls."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
 class FieldFunction:
     """``f(t, y)`` for times ``(B,)`` in float64 and states ``(B, dim)``.
 
@@ -34,6 +41,8 @@ class FieldFunction:
         """Whether the field jumps somewhere in time, so that the two sides of a time differ."""
         self.differentiates = False
         """Whether the field calls ``torch.autograd.grad`` itself, and so needs a graph even where none is kept."""
+        self.calls = Calls()
+        """How often the field was called, by this function and those made from it."""
         self._sides: tuple[Tensor, Tensor] | None = None
 
     def on_step(self, t: Tensor, t_end: Tensor) -> FieldFunction:
@@ -83,6 +92,7 @@ class FieldFunction:
         return with_args(function, given, time, state)
 
     def _call(self, function: Callable[..., Tensor], t: Tensor, y: Tensor) -> Tensor:
+        self.calls.number += 1
         return self.evaluate(function, t, y).reshape(y.shape)
 
     def _seen(self, t: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
 from physnode.engine.readout import OutputBoard
-from physnode.engine.records import Met, Records, Trial, pack_records
+from physnode.engine.recorder import Keep, Recorder
+from physnode.engine.records import Met, Records, Trial
 from physnode.engine.status import Status
 
-__all__ = ["Setting", "Trace", "advance", "integrate"]
+__all__ = ["Setting", "Trace", "advance", "compensated", "integrate", "trial_bytes"]
 
 _CROWD = 12
 """Events in a row at one time that are more than several conditions met at once."""
@@ -110,7 +111,7 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     carry, evaluations = _fresh_carry(setting, f, state, y, running)
     step = method.step(f, state.t, t_end, y, carry)
     evaluations = evaluations + running * (method.evaluations if step.spent is None else step.spent)
-    step, lost = _compensated(step, y, state.lost)
+    step, lost = compensated(step, y, state.lost)
     verdict = setting.controller.judge(method, running, state.t, t_end, state.dt, y, step, state.memory)
     accept = verdict.accept & running
     finite = torch.isfinite(step.y.sum(-1))
@@ -158,13 +159,14 @@ def integrate(
     status: Tensor,
     board: OutputBoard,
     *,
-    keep_records: bool,
+    keep: Keep | None,
     spent: int,
 ) -> Trace:
     """Run the eager driver from ``y0`` ``(B, dim)``.
 
     ``status`` marks trajectories that have already ended (zero span, or a field that is not finite at the start), ``board``
-    collects the outputs, and ``spent`` is how many field evaluations have been made.
+    collects the outputs, ``keep`` says what is kept of the steps (None: nothing), and ``spent`` is how many field evaluations
+    have been made.
     """
     span, method = setting.span, setting.method
     safe = (status > 0).unsqueeze(-1)
@@ -195,9 +197,11 @@ def integrate(
         leaving=torch.zeros_like(signs, dtype=torch.bool),
     )
     read_outs = zeros
-    chunk_limit = _chunk_limit(y0, method)
+    recorder = None
+    if keep is not None:
+        recorder = Recorder(keep, span.t0, setting.safe_y, with_events=setting.watch is not None)
+    chunk_limit = _chunk_limit(y0, method, None if keep is None else keep.chunk)
     chunk: list[Trial] = []
-    kept: list[Trial] = []
     marked: list[Trial] = []
     while bool((state.status == Status.RUNNING).any()):
         while len(chunk) < chunk_limit and bool((state.status == Status.RUNNING).any()):
@@ -208,20 +212,15 @@ def integrate(
             if setting.observe is not None:
                 setting.observe(trial)
         read_outs = read_outs + board.read(setting.f, method, chunk)
-        if keep_records:
-            kept += [trial._replace(step=_NOTHING, carry=None) for trial in chunk]
+        if recorder is not None:
+            recorder.take(chunk)
         chunk = []
-    records = None
-    if keep_records:
-        records = pack_records(kept, span.t0, setting.safe_y, state.accepted, with_events=setting.watch is not None)
+    records = None if recorder is None else recorder.finish(state.accepted)
     evaluations = state.evaluations + read_outs
     met = None if setting.watch is None else Met.of(marked, span.t0, y0)
     return Trace(
         board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, met, state, state.tried
     )
-
-
-_NOTHING = Step(torch.empty(0), (), None, ())
 
 
 def _fresh_carry(setting: Setting, f: FieldFunction, state: State, y: Tensor, running: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -294,7 +293,7 @@ def _resolve_events(
     following, signs, leaving = step.y, found.signs, state.leaving & ~accept.unsqueeze(-1)
     if bool(met.any()):
         t_end = found.t_end
-        step, lost = _compensated(found.step, y, state.lost)
+        step, lost = compensated(found.step, y, state.lost)
         leaving = met & (found.signs == 0)
         following = watch.after(f, event, t_end, step.y)
         jumped = (following != step.y).any(-1, keepdim=True)
@@ -315,8 +314,8 @@ def _crowd(event: Tensor, state: State, t_end: Tensor) -> Tensor:
     return torch.where((event >= 0) & still, state.crowd + 1, 0)
 
 
-def _compensated(step: Step, y: Tensor, lost: Tensor) -> tuple[Step, Tensor]:
-    """The step's end with what earlier roundings have cut off added back, and what is cut off now.
+def compensated(step: Step, y: Tensor, lost: Tensor) -> tuple[Step, Tensor]:
+    """The step's end with what earlier roundings have cut off (``lost``) added back, and what is cut off now.
 
     Source: Kahan, Further remarks on reducing truncation errors, CACM 8 (1965); Hairer, Lubich, Wanner, Geometric Numerical
     Integration, VIII.5.
@@ -328,7 +327,14 @@ def _compensated(step: Step, y: Tensor, lost: Tensor) -> tuple[Step, Tensor]:
     return replace(step, y=end), owed - (end - y)
 
 
-def _chunk_limit(y: Tensor, method: Method) -> int:
-    """Trials in a chunk: their stages, which wait for the read-out, stay within a fixed number of bytes."""
-    size = max(1, y.numel() * y.element_size() * (method.evaluations + method.extra_evaluations + 4))
+def _chunk_limit(y: Tensor, method: Method, within: int | None) -> int:
+    """Trials in a chunk: their stages, which wait for the read-out, stay within a number of bytes."""
+    size = max(1, trial_bytes(y, method))
+    if within is not None:
+        return max(1, min(_CHUNK_TRIALS, within // size))
     return max(4, min(_CHUNK_TRIALS, _CHUNK_BYTES // size))
+
+
+def trial_bytes(y: Tensor, method: Method) -> int:
+    """About what one trial takes while it waits for its read-out."""
+    return y.numel() * y.element_size() * (method.evaluations + method.extra_evaluations + 4)

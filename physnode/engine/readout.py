@@ -71,10 +71,14 @@ def read_slot(
     step: Step,
     rows: Tensor,
     fractions: Tensor,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Values ``(M, dim)`` of the outputs (rows, fractions) inside one step of the batch, and evaluations spent ``(B,)``."""
+    """Values ``(M, dim)`` of the outputs (rows, fractions) inside one step of the batch, and evaluations spent ``(B,)``.
+
+    Those that are not ``inside`` ``(M,)`` bool, by default those of fraction 1, are the step's end.
+    """
     values, spent = step.y[rows], torch.zeros_like(t, dtype=torch.int64)
-    inner = (fractions != 1.0).nonzero().flatten()
+    inner = (fractions != 1.0 if inside is None else inside).nonzero().flatten()
     if not len(inner):
         return values, spent
     inner_rows, inner_fractions = rows[inner], fractions[inner]
@@ -136,15 +140,17 @@ class OutputBoard:
 
     def _at_once(self, method: Method, trials: Sequence[Trial], plan: OutputPlan, index: Tensor) -> Tensor:
         """All outputs of the chunk from the stages the steps have left."""
-        h = torch.stack([trial.t_end - trial.t for trial in trials])[index, plan.rows].unsqueeze(-1)
-        y = torch.stack([trial.y for trial in trials])[index, plan.rows]
-        ends = torch.stack([trial.step.y for trial in trials])[index, plan.rows]
-        stages = [
-            torch.stack([trial.step.stages[i] for trial in trials])[index, plan.rows] for i in range(len(trials[0].step.stages))
-        ]
-        weights = [weight.to(y.dtype) for weight in method.output_weights(plan.fractions)]
-        inside = interpolate(weights, h.to(y.dtype), y, stages)
-        return torch.where((plan.fractions == 1.0).unsqueeze(-1), ends, inside)
+
+        def each(values: Sequence[Tensor]) -> Tensor:
+            return torch.stack(list(values))[index, plan.rows]
+
+        y = each([trial.y for trial in trials])
+        h = each([trial.t_end - trial.t for trial in trials]).to(y.dtype).unsqueeze(-1)
+        total = torch.zeros_like(y)
+        for i, weight in enumerate(method.output_weights(plan.fractions)):  # one stage of all trials at a time
+            total += weight.to(y.dtype).unsqueeze(-1) * each([trial.step.stages[i] for trial in trials])
+        ends = each([trial.step.y for trial in trials])
+        return torch.where((plan.fractions == 1.0).unsqueeze(-1), ends, y + h * total)
 
     def _trial_by_trial(
         self, f: FieldFunction, method: Method, trials: Sequence[Trial], plan: OutputPlan, index: Tensor

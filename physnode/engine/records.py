@@ -15,8 +15,9 @@ from torch import Tensor
 
 from physnode.engine.controllers import Span
 from physnode.engine.families.base import Step
+from physnode.engine.kept_states import KeptStates
 
-__all__ = ["Met", "OutputPlan", "Records", "Trial", "pack", "pack_records", "plan_outputs"]
+__all__ = ["Met", "OutputPlan", "Records", "Trial", "pack", "plan_outputs"]
 
 
 class Trial(NamedTuple):
@@ -70,8 +71,8 @@ class Records:
     """``(N, B)`` float64: where steps start."""
     t_end: Tensor
     """``(N, B)`` float64: where they end."""
-    y: Tensor
-    """``(N, B, dim)``: the state they start from; a safe state beyond a row's count."""
+    y: KeptStates
+    """``y[n]`` ``(B, dim)``: the states they start from, as many as are kept; a safe state beyond a row's count."""
     count: Tensor
     """``(B,)``: steps of each row."""
     event: Tensor | None = None
@@ -89,6 +90,12 @@ class Records:
             return self.t.new_full((self.t.shape[1],), torch.nan)
         last = self.t_end.gather(0, (self.count - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
         return torch.where(self.count > 0, last, torch.nan)
+
+    @property
+    def time_bytes(self) -> int:
+        """What the times take."""
+        storages = (self.t.untyped_storage(), self.t_end.untyped_storage())
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     def active(self, slot: int) -> Tensor:
         """Rows that made a step in this slot, ``(B,)``."""
@@ -110,29 +117,6 @@ def pack(accept: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         index = order.reshape(*order.shape, *[1] * (value.ndim - 2)).expand(slots, *value.shape[1:])
         packed.append(value.gather(0, index))
     return order, *packed
-
-
-def pack_records(trials: Sequence[Trial], t0: Tensor, safe_y: Tensor, count: Tensor, *, with_events: bool) -> Records:
-    """The accepted trials as records; slots beyond a row's ``count`` rest, with zero length, at ``t0`` and a safe state."""
-    if not trials:
-        empty = t0.new_zeros(0, len(t0))
-        event = torch.zeros_like(empty, dtype=torch.int64) if with_events else None
-        return Records(empty, empty, safe_y.new_zeros(0, *safe_y.shape), count, event)
-    accept = torch.stack([trial.accept for trial in trials])
-    events = [trial.event for trial in trials if trial.event is not None]
-    _, t, t_end, y, *packed = pack(
-        accept,
-        torch.stack([trial.t for trial in trials]),
-        torch.stack([trial.t_end for trial in trials]),
-        torch.stack([trial.y for trial in trials]),
-        *([torch.stack(events)] if events else []),
-    )
-    beyond = torch.arange(len(t), device=t.device).unsqueeze(-1) >= count
-    if bool(beyond.any()):
-        t, t_end = torch.where(beyond, t0, t), torch.where(beyond, t0, t_end)
-        y = torch.where(beyond.unsqueeze(-1), safe_y, y)
-        packed = [torch.where(beyond, -1, event) for event in packed]
-    return Records(t, t_end, y, count, packed[0] if packed else None)
 
 
 @dataclass(frozen=True)

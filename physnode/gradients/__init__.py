@@ -13,10 +13,24 @@ from physnode.gradients.base import Gradient
 from physnode.gradients.continuous import ContinuousAdjoint
 from physnode.gradients.direct import Direct
 from physnode.gradients.events import Outputs
+from physnode.gradients.moving import MovingTimes
 from physnode.gradients.replay import Replay
+from physnode.gradients.storage import GradientCost, Storage
 from physnode.gradients.symplectic import SymplecticAdjoint
 
-__all__ = ["ACA", "ContinuousAdjoint", "Direct", "Gradient", "Outputs", "Replay", "SymplecticAdjoint", "get"]
+__all__ = [
+    "ACA",
+    "ContinuousAdjoint",
+    "Direct",
+    "Gradient",
+    "GradientCost",
+    "MovingTimes",
+    "Outputs",
+    "Replay",
+    "Storage",
+    "SymplecticAdjoint",
+    "get",
+]
 
 _GRADIENTS: dict[str, type[Gradient]] = {
     "direct": Direct,

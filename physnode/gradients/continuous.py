@@ -63,7 +63,7 @@ class ContinuousAdjoint(Gradient):
     """
 
     name = "continuous"
-    keeps = "nothing"
+    keeps = "outputs"
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class ContinuousAdjoint(Gradient):
             )
         solver = self.solver_for(replay)
         solver.controller.check(solver.method, replay.f.dtype)
-        moving = getattr(replay, "moving", None)
+        moving = replay.moving
         t0, times = (None, None) if moving is None else (moving.t0, moving.times)
         ys = _ContinuousFunction.apply(solver, replay, outputs.ys, y0, t0, times, *replay.theta)  # type: ignore[no-untyped-call]
         return outputs._replace(ys=ys)
@@ -145,9 +145,7 @@ class _ContinuousFunction(torch.autograd.Function):
                 return solver.pull_back(replay, ys, y0, grads[0], fresh, with_times=ctx.with_times)
 
         found = replay.bound_to(theta, sweep)
-        cost = getattr(replay, "cost", None)
-        if cost is not None:
-            cost.add(found.evaluations)
+        replay.cost.add(found.evaluations)
         to_y0 = found.to_y0 if y0.requires_grad else None
         to_t0, to_times = (found.to_t0, found.to_times) if ctx.with_times else (None, None)
         return None, None, None, to_y0, to_t0, to_times, *found.to_theta

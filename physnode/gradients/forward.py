@@ -95,9 +95,10 @@ class _Linearised:
     @classmethod
     def of(cls, replay: Replay, slots: range, theta: Mapping[str, Tensor], dtheta: Mapping[str, Tensor]) -> _Linearised:
         records, method, plan = replay.records, replay.method, replay.plan
-        count, batch, dim = len(slots), *records.y.shape[1:]
         span = slice(slots[0], slots[-1] + 1)
-        t, t_end, y = records.t[span].reshape(-1), records.t_end[span].reshape(-1), records.y[span].reshape(-1, dim)
+        states = records.y.stacked(span.start, span.stop)
+        count, batch, dim = states.shape
+        t, t_end, y = records.t[span].reshape(-1), records.t_end[span].reshape(-1), states.reshape(-1, dim)
         here = slice(plan.within(slots[0]).start, plan.within(slots[-1]).stop)
         rows = (plan.slots[here] - slots[0]) * batch + plan.rows[here]
         fractions = plan.fractions[here]

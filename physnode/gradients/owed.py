@@ -1,8 +1,8 @@
-"""What a backward sweep owes to the state and time it has come to, and to the parameters; one record pulled back at a time."""
+"""What a backward sweep owes to the state and time it has come to, to the parameters, and to the times of the solve."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor
 
 from physnode.engine.readout import restep_ranks, short_end
 from physnode.gradients.events import Outputs
+from physnode.gradients.moving import shares
 from physnode.gradients.replay import Replay
+from physnode.gradients.sums import CompensatedSum, ParameterSums
+from physnode.gradients.swept_step import swept_step
 from physnode.gradients.variables import refuse_unknown
 
 __all__ = ["Owed"]
@@ -18,117 +21,170 @@ __all__ = ["Owed"]
 
 @dataclass
 class Owed:
-    """The adjoint state of a sweep over the records, from the last slot to the first."""
+    """The adjoint state of a sweep over the records, from the last slot to the first; one record pulled back at a time."""
 
     replay: Replay
     cotangents: Outputs
     theta: tuple[Tensor, ...]
-    to_y: Tensor
+    to_y: CompensatedSum
     """λ, ``(B, dim)``: what is owed to the state at the start of the last slot pulled back."""
-    to_t: Tensor
-    """``(B,)``: what is owed to the time there; it matters where that time is an event's."""
-    to_theta: list[Tensor]
+    to_event: Tensor
+    """``(B,)``: what is owed to the time there, where that time is an event's."""
+    to_theta: ParameterSums
+    to_t0: Tensor
+    """``(B,)``."""
+    to_t1: Tensor
+    """``(B,)``."""
+    to_times: Tensor
+    """``(B, T)``: what is owed to the output times."""
 
     @classmethod
     def at_the_end(cls, replay: Replay, cotangents: Outputs, theta: tuple[Tensor, ...]) -> Owed:
         """Nothing is owed yet."""
-        ys = cotangents.ys
-        to_y = ys.new_zeros(ys.shape[0], ys.shape[2])
-        return cls(
-            replay, cotangents, theta, to_y, torch.zeros_like(replay.span.t0), [torch.zeros_like(tensor) for tensor in theta]
-        )
+        ys, none = cotangents.ys, torch.zeros_like(replay.span.t0)
+        to_y = CompensatedSum(ys.new_zeros(ys.shape[0], ys.shape[2]))
+        times = replay.times[:, :0] if replay.moving is None else replay.times
+        return cls(replay, cotangents, theta, to_y, none, ParameterSums(theta), none, none, torch.zeros_like(times))
 
-    def at_the_start(self) -> tuple[Tensor, list[Tensor]]:
-        """What is owed to y0, outputs at the very start included, and to each of ``theta``."""
+    def at_the_start(self) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+        """What is owed to y0, outputs at the very start included, to t0, t1 and the output times, and to each of ``theta``."""
         first = torch.where(self.replay.at_start.unsqueeze(-1), self.cotangents.ys, 0.0).sum(1)
-        return self.to_y + first, self.to_theta
+        self.to_y.add(first)
+        return self.to_y.value, (self.to_t0, self.to_t1, self.to_times), self.to_theta.gradients()
 
-    def pull_back_whole(self, slot: int) -> None:
-        """One slot made again with a graph, differentiated, and dropped."""
+    def pull_back_whole(self, slot: int, y: Tensor) -> None:
+        """One slot made again from ``y`` with a graph, differentiated, and dropped."""
         replay, theta = self.replay, self.theta
-        active = replay.records.active(slot).unsqueeze(-1)
-        here = replay.plan.within(slot)
-        to_values = self.cotangents.ys[replay.plan.rows[here], replay.plan.columns[here]]
+        active = replay.records.active(slot)
+        owed = torch.where(active.unsqueeze(-1), self.to_y.value, 0.0)
         with torch.enable_grad():
-            y = replay.records.y[slot].detach().requires_grad_()
-            if not replay.moves(slot):
+            y = y.detach().requires_grad_()
+            inputs: tuple[Tensor, ...] = (y,)
+            if not replay.moves(slot) and replay.moving is None:
                 step, values = replay.step(replay.f, slot, y)
-                pairs = [(step.y, torch.where(active, self.to_y, 0.0)), (values, to_values)]
-                inputs: tuple[Tensor, ...] = (y,)
+                # the change alone: that the start is owed λ itself needs no graph, and no rounding
+                pairs = [(step.y if step.change is None else step.change, owed), (values, self._to_values(slot))]
+                kept = step.change is not None
             else:
-                t = replay.records.t[slot].detach().requires_grad_()
-                made = replay.make(replay.f, slot, y, t)
-                assert replay.events is not None
-                rows, places = replay.events.rows[slot], replay.events.places[slot]
-                pairs = [
-                    (made.y, torch.where(active, self.to_y, 0.0)),
-                    (made.values, to_values),
-                    (made.t_end, torch.where(active[:, 0], self.to_t, 0.0)),
-                    (made.t_end[rows], self.cotangents.event_times[rows, places]),
-                    (made.arrival[rows], self.cotangents.event_states[rows, places]),
-                ]
-                inputs = (y, t)
-            pairs = [(out, owed) for out, owed in pairs if out.requires_grad]
-            outs, owed = [out for out, _ in pairs], [owed for _, owed in pairs]
+                pairs, inputs = self._moving_pairs(slot, y, active, owed)
+                kept = False
+            pairs = [(out, part) for out, part in pairs if out.requires_grad]
+            outs, parts = [out for out, _ in pairs], [part for _, part in pairs]
             refuse_unknown({id(tensor) for tensor in (*theta, *inputs)}, *outs)
-            back = torch.autograd.grad(outs, (*inputs, *theta), owed, allow_unused=True)
-        to_start = torch.zeros_like(self.to_y) if back[0] is None else back[0]
-        self.to_y = torch.where(active, to_start, self.to_y)
-        self._owe_time(slot, back[1] if len(inputs) == 2 else None)
-        for total, part in zip(self.to_theta, back[len(inputs) :], strict=True):
-            if part is not None:
-                total += part
+            every = (*inputs, *theta)
+            back = torch.autograd.grad(outs, every, parts, allow_unused=True) if outs else (None,) * len(every)
+        to_start = torch.zeros_like(owed) if back[0] is None else back[0]
+        self.to_y.add(to_start if kept else to_start - owed)
+        self._owe_times(slot, *back[1 : len(inputs)])
+        self.to_theta.add(back[len(inputs) :])
 
-    def pull_back_by_stages(self, slot: int) -> None:
+    def pull_back_by_stages(self, slot: int, y: Tensor, known: Sequence[Tensor]) -> None:
         """One slot pulled back by the transposed step of its method, one evaluation's graph alive at a time."""
-        replay, method, records, plan = self.replay, self.replay.method, self.replay.records, self.replay.plan
-        t, t_end, y = records.t[slot], records.t_end[slot], records.y[slot]
+        replay, method, records = self.replay, self.replay.method, self.replay.records
+        t, t_end = records.t[slot], records.t_end[slot]
         f = replay.f.on_step(t, t_end)
+        rows, fractions, inside = replay.inside(slot, t, t_end)
+        owed = self._to_values(slot)
+        self._arrive(rows[~inside], owed[~inside])
+        rows, fractions, owed = rows[inside], fractions[inside], owed[inside]
         active = records.active(slot).unsqueeze(-1)
-        here = plan.within(slot)
-        rows, fractions = plan.rows[here], plan.fractions[here]
-        owed = self.cotangents.ys[rows, plan.columns[here]]
-        at_end = fractions == 1.0
-        arriving = torch.where(active, self.to_y, 0.0).index_add(0, rows[at_end], owed[at_end])
-        rows, fractions, owed = rows[~at_end], fractions[~at_end], owed[~at_end]
-        to_start = torch.zeros_like(self.to_y)
+        arriving = torch.where(active, self.to_y.value, 0.0)
+        change = torch.zeros_like(arriving)
         stage_cotangents: list[Tensor | None] = []
         if len(rows) and replay.read_out == "interpolate":
-            to_start = to_start.index_add(0, rows, owed)
+            change = change.index_add(0, rows, owed)
             scaled = (t_end - t).to(y.dtype).unsqueeze(-1)[rows] * owed
             stage_cotangents = [
-                torch.zeros_like(to_start).index_add(0, rows, weight.to(y.dtype).unsqueeze(-1) * scaled)
+                torch.zeros_like(change).index_add(0, rows, weight.to(y.dtype).unsqueeze(-1) * scaled)
                 for weight in method.output_weights(fractions)
             ]
         elif len(rows):
             for entries, entry_rows in restep_ranks(rows):
                 end = short_end(t, t_end, entry_rows, fractions[entries])
-                seed = torch.zeros_like(to_start).index_put((entry_rows,), owed[entries])
-                to_start = to_start + method.pull_back(f, self._vjp, t, end, y, seed)
-        back = method.pull_back(f, self._vjp, t, t_end, y, arriving, stage_cotangents)
-        self.to_y = torch.where(active, back + to_start, self.to_y)
-        self._owe_time(slot, None)
+                seed = torch.zeros_like(change).index_put((entry_rows,), owed[entries])
+                change = change + seed + method.pull_back(f, self._vjp(), t, end, y, seed)
+        change = change + method.pull_back(f, self._vjp(), t, t_end, y, arriving, stage_cotangents, known)
+        self.to_y.add(torch.where(active, change, 0.0))
+        self._owe_times(slot)
 
-    def _vjp(self, function: Callable[[Tensor], Tensor], point: Tensor, weight: Tensor) -> Tensor:
-        """J(point)ᵀ weight of one evaluation; what it owes to the parameters is added up."""
+    def pull_back_moving(self, slot: int, y: Tensor) -> None:
+        """The same where gradients of times are wanted: a graph of sums and products around steps that are swept by stages."""
+        replay = self.replay
+        times = replay.wanted(slot)
+        assert times is not None
+        active = replay.records.active(slot).unsqueeze(-1)
+        arriving = torch.where(active, self.to_y.value, 0.0)
         with torch.enable_grad():
-            x = point.detach().requires_grad_()
-            value = function(x)
-            if not value.requires_grad:
-                return torch.zeros_like(point)
-            refuse_unknown({id(tensor) for tensor in (x, *self.theta)}, value)
-            to_x, *parts = torch.autograd.grad(value, (x, *self.theta), weight, allow_unused=True)
-        for total, part in zip(self.to_theta, parts, strict=True):
-            if part is not None:
-                total += part
-        return torch.zeros_like(point) if to_x is None else to_x
+            ends = replay.records.t[slot], replay.records.t_end[slot]
+            inputs = tuple(part.detach().requires_grad_() for part in (y, *ends, times))
+            end, values = swept_step(replay, slot, self._vjp, *inputs)
+            back = torch.autograd.grad((end, values), inputs, (arriving, self._to_values(slot)), allow_unused=True)
+        assert back[0] is not None
+        self.to_y.add(torch.where(active, back[0] - arriving, 0.0))
+        self._owe_times(slot, *back[1:])
 
-    def _owe_time(self, slot: int, back: Tensor | None) -> None:
-        """Keep what is owed to the starting time where that is the time of an event."""
-        event = self.replay.records.event
-        if event is None:
+    def _to_values(self, slot: int) -> Tensor:
+        """The cotangents of the outputs in a slot, ``(M, dim)``."""
+        here = self.replay.plan.within(slot)
+        return self.cotangents.ys[self.replay.plan.rows[here], self.replay.plan.columns[here]]
+
+    def _arrive(self, rows: Tensor, owed: Tensor) -> None:
+        """Outputs at the end of the rows' steps."""
+        if len(rows):
+            self.to_y.add(torch.zeros_like(self.to_y.value).index_add(0, rows, owed))
+
+    def _moving_pairs(
+        self, slot: int, y: Tensor, active: Tensor, owed: Tensor
+    ) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]:
+        """A slot as a function of times too: what it gives, with what is owed to that, and what it is a function of."""
+        replay = self.replay
+        t, t_end = (part.detach().requires_grad_() for part in (replay.records.t[slot], replay.records.t_end[slot]))
+        times = replay.wanted(slot)
+        inputs = (y, t, t_end) if times is None else (y, t, t_end, times.detach().requires_grad_())
+        made = replay.make(replay.f, slot, *inputs)
+        pairs = [(made.y, owed), (made.values, self._to_values(slot))]
+        if replay.events is not None:
+            rows, places = replay.events.rows[slot], replay.events.places[slot]
+            pairs += [
+                (made.t_end, torch.where(active, self.to_event, 0.0)),
+                (made.t_end[rows], self.cotangents.event_times[rows, places]),
+                (made.arrival[rows], self.cotangents.event_states[rows, places]),
+            ]
+        return pairs, inputs
+
+    def _vjp(self, more: Sequence[Tensor] = (), to_more: Sequence[Tensor] = ()) -> Callable[..., Tensor]:
+        """J(point)ᵀ weight of one evaluation; what it owes to the parameters, and to ``more`` tensors, is added up."""
+
+        def vjp(function: Callable[[Tensor], Tensor], point: Tensor, weight: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = point.detach().requires_grad_()
+                value = function(x)
+                if not value.requires_grad:
+                    return torch.zeros_like(point)
+                refuse_unknown({id(tensor) for tensor in (x, *more, *self.theta)}, value)
+                to_x, *parts = torch.autograd.grad(value, (x, *more, *self.theta), weight, allow_unused=True)
+            for total, part in zip(to_more, parts, strict=False):
+                if part is not None:
+                    total += part
+            self.to_theta.add(parts[len(more) :])
+            return torch.zeros_like(point) if to_x is None else to_x
+
+        return vjp
+
+    def _owe_times(
+        self, slot: int, to_t: Tensor | None = None, to_end: Tensor | None = None, to_times: Tensor | None = None
+    ) -> None:
+        """Hand on what is owed to the ends of a slot's steps: to the time of an event, or to the ends of the span."""
+        replay, records = self.replay, self.replay.records
+        to_t = torch.zeros_like(self.to_event) if to_t is None else torch.where(records.active(slot), to_t, 0.0)
+        on_event = replay.on_event(slot)
+        self.to_event = torch.where(on_event, to_t, 0.0)
+        if replay.moving is None:
             return
-        if slot == 0 or back is None:
-            self.to_t = torch.zeros_like(self.to_t)
-        else:
-            self.to_t = torch.where(self.replay.records.active(slot) & (event[slot - 1] >= 0), back, 0.0)
+        to_end = torch.zeros_like(to_t) if to_end is None else torch.where(records.active(slot), to_end, 0.0)
+        for time, owed in ((records.t[slot], torch.where(on_event, 0.0, to_t)), (records.t_end[slot], to_end)):
+            first, last = shares(replay.span, replay.jumps, time)
+            self.to_t0, self.to_t1 = self.to_t0 + first * owed, self.to_t1 + last * owed
+        if to_times is not None:
+            here = replay.plan.within(slot)
+            self.to_times[replay.plan.rows[here], replay.plan.columns[here]] = to_times

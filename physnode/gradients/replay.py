@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -14,11 +14,14 @@ from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
+from physnode.engine.loop import compensated
 from physnode.engine.readout import ReadOut, read_slot
 from physnode.engine.records import OutputPlan, Records, plan_outputs
 from physnode.errors import GradientError
 from physnode.gradients.binding import with_tensors
 from physnode.gradients.events import EventPlan, Made, Outputs, moved_end
+from physnode.gradients.moving import MovingTimes, shares
+from physnode.gradients.storage import GradientCost
 
 __all__ = ["Replay"]
 
@@ -50,6 +53,9 @@ class Replay:
     """How often each of ``theta`` had been written to when the steps were made."""
     jumps: Jumps | None = None
     events: EventPlan | None = None
+    moving: MovingTimes | None = None
+    """The times that a gradient is wanted of, if there are any."""
+    cost: GradientCost = field(default_factory=lambda: GradientCost(""))
 
     @classmethod
     def of(
@@ -66,6 +72,8 @@ class Replay:
         theta: tuple[Tensor, ...],
         jumps: Jumps | None = None,
         watch: Watch | None = None,
+        moving: MovingTimes | None = None,
+        cost: GradientCost | None = None,
     ) -> Replay:
         """Plan the outputs at ``times`` as far as each trajectory has ``reached``."""
         plan, at_start = _plan(span, records, times, reached)
@@ -73,12 +81,14 @@ class Replay:
         names = tuple(called.get(id(tensor)) for tensor in theta)
         versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in theta)
         events = None if watch is None else EventPlan.of(watch, records)
+        cost = GradientCost("") if cost is None else cost
         return cls(
-            f, method, controller, read_out, span, records, times, plan, at_start, ok, theta, names, versions, jumps, events
-        )
+            f, method, controller, read_out, span, records, times, plan, at_start, ok, theta, names, versions, jumps, events,
+            moving, cost,
+        )  # fmt: skip
 
     def at(self, times: Tensor) -> Replay:
-        """The same steps with other output times ``(B, T')``, all within the span.
+        """The same steps with other output times ``(B, T')``, all within the span; they may require a gradient.
 
         Raises:
             GradientError: a tensor that the field reads was edited in place since the solve.
@@ -89,8 +99,13 @@ class Replay:
                 "belong to it; call solve again"
             )
         reached = torch.where(self.records.count > 0, self.records.reached, self.span.t0)
-        plan, at_start = _plan(self.span, self.records, times, reached)
-        return replace(self, times=times, plan=plan, at_start=at_start)
+        moving, plain = self.moving, times.detach()
+        if moving is not None:
+            moving = replace(moving, times=times, last=torch.zeros_like(plain, dtype=torch.bool))
+        elif torch.is_grad_enabled() and times.requires_grad:
+            moving = MovingTimes(self.span.t0, self.span.t1, times, torch.zeros_like(plain, dtype=torch.bool))
+        plan, at_start = _plan(self.span, self.records, plain, reached)
+        return replace(self, times=plain, plan=plan, at_start=at_start, moving=moving)
 
     def without_failures(self) -> Replay:
         """The same solve with every failed trajectory at rest, at the start of one that is well.
@@ -104,14 +119,14 @@ class Replay:
         slots, records, span = int(count.max()), self.records, self.span
         if not bool(self.ok.any()) or slots == 0:
             event = None if records.event is None else records.event[:0]
-            records = Records(records.t[:0], records.t_end[:0], records.y[:0], count, event)
+            records = Records(records.t[:0], records.t_end[:0], records.y, count, event)
         else:
             well = int(count.argmax())
             ok, start = self.ok, span.t0[well]
             records = Records(
                 torch.where(ok, records.t[:slots], start),
                 torch.where(ok, records.t_end[:slots], start),
-                torch.where(ok.unsqueeze(-1), records.y[:slots], records.y[0, well]),
+                records.y.without(ok, count, records.y.state(0)[well]),
                 count,
                 None if records.event is None else torch.where(ok, records.event[:slots], -1),
             )
@@ -132,13 +147,14 @@ class Replay:
             for slot in range(self.records.slots):
                 here = self.plan.within(slot)
                 if here.start < here.stop:
-                    ys[self.plan.rows[here], self.plan.columns[here]] = self.step(self.f, slot, self.records.y[slot])[1]
+                    ys[self.plan.rows[here], self.plan.columns[here]] = self.step(self.f, slot, self.records.y.state(slot))[1]
         return ys
 
     def run(self, f: FieldFunction, y0: Tensor) -> Outputs:
         """The outputs for a start ``y0``, on the recorded times, differentiable in all that ``f`` reads.
 
-        Times of events move with what they depend on, and the steps that follow start at the moved times.
+        Times of events move with what they depend on, and the steps that follow start at the moved times; so do the times of
+        all steps with ``moving``.
         """
         y, carry = y0, None
         values, event_times, event_states = [], [], []
@@ -148,15 +164,17 @@ class Replay:
             resting = not bool(active.all())
             if resting or self.starts_afresh(slot):
                 carry = None
-            y_in = torch.where(active.unsqueeze(-1), y, self.records.y[slot]) if resting else y
-            if self.events is None:
+            y_in = torch.where(active.unsqueeze(-1), y, self.records.y.safe) if resting else y
+            if self.events is None and self.moving is None:
                 step, found = self.step(f, slot, y_in, carry)
                 end, carry = step.y, step.carry
             else:
-                made = self.make(f, slot, y_in, self.start_of(slot, moved))
+                t, t_end = self.grid(slot)
+                made = self.make(f, slot, y_in, self.start_of(slot, t, moved), t_end, self.wanted(slot))
                 found, end, carry, moved = made.values, made.y, None, made.t_end
-                event_times.append(made.t_end[self.events.rows[slot]])
-                event_states.append(made.arrival[self.events.rows[slot]])
+                if self.events is not None:
+                    event_times.append(made.t_end[self.events.rows[slot]])
+                    event_states.append(made.arrival[self.events.rows[slot]])
             values.append(found)
             y = torch.where(active.unsqueeze(-1), end, y) if resting else end
         ys = torch.where(self.at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
@@ -168,34 +186,112 @@ class Replay:
             return Outputs.without_events(ys)
         return Outputs(ys, *self.events.tables(event_times, event_states, self.span.t0, y0))
 
+    def backward(self) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
+        """Each slot from the last to the first, with its state ``(B, dim)`` and the field's values in it that were kept.
+
+        States that were not kept are made again, from the last kept one before them.
+        """
+        states = self.records.y
+        for slot in reversed(range(self.records.slots)):
+            if not states.has(slot):
+                self._make_again(slot)
+            yield slot, states.state(slot), states.values(slot)
+            states.release(slot)
+
+    def _make_again(self, slot: int) -> None:
+        states = self.records.y
+        at = states.last_until(slot)
+        self.cost.add(0, slot - at)
+        y, carry = states.state(at), None
+        lost = torch.zeros_like(y)
+        with torch.no_grad():
+            while at < slot:
+                active = self.records.active(at).unsqueeze(-1)
+                start = torch.where(active, y, states.safe)
+                end, lost, carry = self._following(at, start, lost, carry)
+                y, at = torch.where(active, end, y), at + 1
+                states.put(at, y)
+
+    def _following(self, slot: int, y: Tensor, lost: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The state that a recorded step leads to, as the solve made it: what rounding cuts off is carried along."""
+        t, t_end = self.records.t[slot], self.records.t_end[slot]
+        f = self.f.on_step(t, t_end)
+        if self.starts_afresh(slot) or self.events is not None:
+            carry = None
+        step, lost = compensated(self.method.step(f, t, t_end, y, carry), y, lost)
+        if self.events is None or self.records.event is None:
+            return step.y, lost, step.carry
+        after = self.events.watch.after(f, self.records.event[slot], t_end, step.y)
+        return after, torch.where((after != step.y).any(-1, keepdim=True), 0.0, lost), None
+
     def step(self, f: FieldFunction, slot: int, y: Tensor, carry: Tensor | None = None) -> tuple[Step, Tensor]:
         """One recorded step from ``y``, and the outputs ``(M, dim)`` inside it."""
         return self.step_between(f, slot, self.records.t[slot], self.records.t_end[slot], y, carry)
 
     def step_between(
-        self, f: FieldFunction, slot: int, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None
+        self,
+        f: FieldFunction,
+        slot: int,
+        t: Tensor,
+        t_end: Tensor,
+        y: Tensor,
+        carry: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> tuple[Step, Tensor]:
-        """The step of a slot between ends that may have moved; the outputs inside stay at their times."""
+        """The step of a slot between ends that may have moved; outputs inside are at ``times`` ``(M,)``, or where they were."""
         f = f.on_step(t, t_end)
         step = self.method.step(f, t, t_end, y, carry)
+        rows, fractions, inside = self.inside(slot, t, t_end, times)
+        return step, read_slot(f, self.method, self.read_out, t, t_end, y, carry, step, rows, fractions, inside)[0]
+
+    def inside(self, slot: int, t: Tensor, t_end: Tensor, times: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows ``(M,)`` of the outputs in a slot, at which fraction of the step, and which are not the step's own end."""
         here = self.plan.within(slot)
-        rows, fractions = self.plan.rows[here], self.plan.fractions[here]
-        if self.events is not None and len(rows):
-            times = self.times[rows, self.plan.columns[here]]
-            length = torch.where(fractions == 1.0, 1.0, (t_end - t)[rows])
-            fractions = torch.where(fractions == 1.0, 1.0, (times - t[rows]) / length)
-        return step, read_slot(f, self.method, self.read_out, t, t_end, y, carry, step, rows, fractions)[0]
+        rows, columns, fractions = self.plan.rows[here], self.plan.columns[here], self.plan.fractions[here]
+        inside = fractions != 1.0
+        if self.moving is not None:
+            inside = inside | ~self.moving.last[rows, columns]
+        if len(rows) and (times is not None or self.events is not None):
+            times = self.times[rows, columns] if times is None else times
+            length = torch.where(inside, (t_end - t)[rows], 1.0)
+            fractions = torch.where(inside, (times - t[rows]) / length, 1.0)
+        return rows, fractions, inside
+
+    def wanted(self, slot: int) -> Tensor | None:
+        """The times of the outputs in a slot ``(M,)``, where a gradient is wanted of them."""
+        if self.moving is None:
+            return None
+        here = self.plan.within(slot)
+        return self.moving.times[self.plan.rows[here], self.plan.columns[here]]
+
+    def grid(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Start and end of a slot's steps ``(B,)``, as they move with the span."""
+        t, t_end = self.records.t[slot], self.records.t_end[slot]
+        if self.moving is None:
+            return t, t_end
+        dt0, dt1 = (time - time.detach() for time in (self.moving.t0, self.moving.t1))
+
+        def moved(time: Tensor) -> Tensor:
+            first, last = shares(self.span, self.jumps, time)
+            return time + first * dt0 + last * dt1
+
+        return moved(t), moved(t_end)
 
     def starts_afresh(self, slot: int) -> bool:
         """Whether some step of this slot starts on a jump of the field, so that no carry fits it."""
         return self.jumps is not None and bool(self.jumps.on(self.records.t[slot]).any())
 
-    def start_of(self, slot: int, moved: Tensor | None) -> Tensor:
-        """Where the steps of a slot start: at the moved time of the event before, where there was one."""
-        t = self.records.t[slot]
-        if moved is None or self.records.event is None:
+    def start_of(self, slot: int, t: Tensor, moved: Tensor | None) -> Tensor:
+        """Where the steps of a slot start: at the ``moved`` time of the event before, where there was one, else at ``t``."""
+        if moved is None or self.records.event is None or not slot:
             return t
-        return torch.where(self.records.active(slot) & (self.records.event[slot - 1] >= 0), moved, t)
+        return torch.where(self.on_event(slot), moved, t)
+
+    def on_event(self, slot: int) -> Tensor:
+        """Which rows start this slot on the time of an event, ``(B,)`` bool."""
+        if not slot or self.records.event is None:
+            return torch.zeros_like(self.ok)
+        return self.records.active(slot) & (self.records.event[slot - 1] >= 0)
 
     def moves(self, slot: int) -> bool:
         """Whether a step of this slot ends on an event, or starts on one."""
@@ -204,18 +300,20 @@ class Replay:
             return False
         return bool((event[max(0, slot - 1) : slot + 1] >= 0).any())
 
-    def make(self, f: FieldFunction, slot: int, y: Tensor, t: Tensor) -> Made:
-        """One slot of a solve with events, as a function of its start ``y`` and ``t``."""
-        assert self.events is not None
-        assert self.records.event is not None
-        event, t_end = self.records.event[slot], self.records.t_end[slot]
-        moving = event
+    def make(self, f: FieldFunction, slot: int, y: Tensor, t: Tensor, t_end: Tensor, times: Tensor | None = None) -> Made:
+        """One slot as a function of its start ``y`` at ``t``, of the end of the steps that end on no event, and of the outputs'
+        ``times`` ``(M,)``."""
+        if self.events is None or self.records.event is None:
+            step, values = self.step_between(f, slot, t, t_end, y, None, times)
+            return Made(values, step.y, step.y, t_end)
+        event = moving = self.records.event[slot]
         if self.jumps is not None:  # the field jumped across the condition: when it does so is given
-            at_once = (t_end == self.records.t[slot]) & self.jumps.on(t_end)
+            at_once = (self.records.t_end[slot] == self.records.t[slot]) & self.jumps.on(self.records.t_end[slot])
             moving = torch.where(at_once, -1, event)
         if bool((moving >= 0).any()):
-            t_end = moved_end(f, self.method, self.events.watch, moving, t, t_end, y)
-        step, values = self.step_between(f, slot, t, t_end, y)
+            found = moved_end(f, self.method, self.events.watch, moving, t, t_end.detach(), y)
+            t_end = torch.where(moving >= 0, found, t_end)
+        step, values = self.step_between(f, slot, t, t_end, y, None, times)
         after = self.events.watch.after(f.on_step(t, t_end), event, t_end, step.y)
         return Made(values, after, step.y, t_end)
 

@@ -178,7 +178,7 @@ def _planned(replay: Replay, rows: int, axes: Axes) -> _Plan:
             _Slot(
                 seen(records.t[slot]),
                 seen(records.t_end[slot]),
-                seen(records.y[slot]),
+                seen(records.y.safe),
                 seen(active) if resting else None,
                 resting or replay.starts_afresh(slot),
                 found,

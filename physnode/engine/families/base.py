@@ -36,6 +36,8 @@ class Step:
     """``y`` minus the state at the start, before it was rounded into ``y``: what a compensated sum adds up."""
     spent: Tensor | None = None
     """Field evaluations of each trajectory, ``(B,)``, where they differ; None: ``Method.evaluations`` for all."""
+    known: tuple[Tensor, ...] = ()
+    """What the field gave inside the step, each ``(B, ·)``: with it the step's transpose need not evaluate the field again."""
     unsolved: Tensor | None = None
     """Trajectories whose implicit equations were not solved, ``(B,)`` bool: their step is refused and halved."""
 
@@ -98,11 +100,13 @@ class Method(ABC):
         y: Tensor,
         cotangent: Tensor,
         stage_cotangents: Sequence[Tensor | None] = (),
+        known: Sequence[Tensor] = (),
     ) -> Tensor:
-        """The step's transpose: cotangents of its end state, and of its stages, to the cotangent of its start state.
+        """The step's transpose: cotangents of its end state λ, and of its stages, to what the start state is owed beyond λ.
 
         Exact for the step as it was made, its size a constant, and done one evaluation of the field at a time, so that no
-        more than one evaluation's graph is ever alive.
+        more than one evaluation's graph is ever alive. λ itself is left out so that a sweep over many steps can add up the
+        changes without rounding them into it first. ``known`` is :attr:`Step.known`, if it was kept.
         """
 
     @abstractmethod

@@ -53,7 +53,7 @@ class ExplicitRungeKutta(Method):
         if carry is not None:
             stages.append(carry)
         error = tuple(h * combine(row, stages) for row in tableau.error)
-        return Step(end, error, carry, tuple(stages), change)
+        return Step(end, error, carry, tuple(stages), change, known=tuple(stages))
 
     def extend(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The stages of the step, then the extra stages of the continuous extension."""
@@ -82,10 +82,11 @@ class ExplicitRungeKutta(Method):
         y: Tensor,
         cotangent: Tensor,
         stage_cotangents: Sequence[Tensor | None] = (),
+        known: Sequence[Tensor] = (),
     ) -> Tensor:
         """The stage sweep in its division-free form, with w_i the cotangent of k_i and λ that of the end state.
 
-            w_i = γ_i + h (b_i λ + Σ_{j>i} a_ji J_jᵀ w_j),   i = s..1;      λ_start = λ + Σ_i J_iᵀ w_i
+            w_i = γ_i + h (b_i λ + Σ_{j>i} a_ji J_jᵀ w_j),   i = s..1;      λ_start - λ = Σ_i J_iᵀ w_i
 
         γ_i is what outputs inside the step owe to k_i. Equivalent to the symplectic partner of the tableau (Matsubara,
         Miyatake, Yaguchi 2021, eq. 7) and defined for zero weights too, since nothing is divided by b_i.
@@ -96,23 +97,23 @@ class ExplicitRungeKutta(Method):
         given = [*stage_cotangents, *[None] * (len(self._rows) - len(stage_cotangents))]
         last = max([tableau.stages, *(i + 1 for i, value in enumerate(given) if value is not None)])
         with torch.no_grad():
-            stages = self._stages(f, t, t_end, span, h, y, [f(t, y)], last - 1)
-            points = [y + h * combine(row, stages) if any(row) else y for row in self._rows[:last]]
+            stages = self._stages(f, t, t_end, span, h, y, list(known) or [f(t, y)], last - 1)
         returned: list[Tensor | None] = [None] * last
-        total = cotangent
+        total = torch.zeros_like(cotangent)
         for i in reversed(range(last)):
-            inner = [(self._rows[j][i], returned[j]) for j in range(i + 1, last)]
-            terms = [a * g for a, g in inner if a and g is not None]
-            if i < tableau.stages and tableau.b[i]:
-                terms.append(tableau.b[i] * cotangent)
+            later = [(self._rows[j][i], back) for j in range(i + 1, last) if (back := returned[j]) is not None]
+            if i < tableau.stages:
+                later.append((tableau.b[i], cotangent))
+            coefficients, terms = [a for a, _ in later], [term for _, term in later]
             weight = given[i]
-            if terms:
-                step_part = h * torch.stack(terms).sum(0) if len(terms) > 1 else h * terms[0]
+            if any(coefficients):
+                step_part = h * combine(coefficients, terms)
                 weight = step_part if weight is None else weight + step_part
             if weight is None:
                 continue
-            time = self._time(i, t, t_end, span)
-            back = vjp(lambda x, time=time: f(time, x), points[i], weight)  # type: ignore[misc]
+            time, row = self._time(i, t, t_end, span), self._rows[i]
+            point = y + h * combine(row, stages) if any(row) else y
+            back = vjp(lambda x, time=time: f(time, x), point, weight)  # type: ignore[misc]
             returned[i] = back
             total = total + back
         return total

@@ -90,6 +90,7 @@ class GaussRadau(Method):
             powers,
             change,
             spent=1 + 7 * found.sweeps,
+            known=(path.force, *found.d.unbind(0)),
             unsolved=~found.solved,
         )
 
@@ -109,14 +110,16 @@ class GaussRadau(Method):
         y: Tensor,
         cotangent: Tensor,
         stage_cotangents: Sequence[Tensor | None] = (),
+        known: Sequence[Tensor] = (),
     ) -> Tensor:
         """By the implicit function theorem: the sweeps are transposed first, and then every node is pulled back once."""
         with torch.no_grad():
-            path = RadauPath(f, t, t_end, y)
-            d = path.solve(torch.zeros_like(path.force).expand(7, *path.force.shape)).d
+            path = RadauPath(f, t, t_end, y, known[0] if known else None)
+            nothing = torch.zeros_like(path.force).expand(7, *path.force.shape)
+            d = torch.stack(list(known[1:])) if known else path.solve(nothing).d
         table, h, h2 = path.table, path.h, path.h2
         end_q, end_v = split_state(cotangent)
-        to_q, to_v = end_q, end_v + h * end_q
+        to_q, to_v = torch.zeros_like(end_q), h * end_q
         to_first = 0.5 * h2 * end_q + h * end_v
         to_d = table.position_end.view(7, 1, 1) * (h2 * end_q) + table.velocity_end.view(7, 1, 1) * (h * end_v)
         if any(value is not None for value in stage_cotangents):

@@ -45,7 +45,8 @@ def weigh(row: Tensor, d: Tensor) -> Tensor:
 class RadauPath:
     """The path of one step: states and accelerations at its nodes, for the whole batch."""
 
-    def __init__(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor) -> None:
+    def __init__(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, force: Tensor | None = None) -> None:
+        """``force`` is the acceleration at the start, where it is known."""
         self.f, self.y = f, y
         self.table = tables(y.dtype, y.device)
         # positions alone are enough where the acceleration is declared to ignore the velocity
@@ -56,7 +57,7 @@ class RadauPath:
         self.h2 = self.h * self.h
         self.times = [t, *(t + node * span for node in self.table.nodes)]
         self.first = self.q if self.positions_only else y
-        self.force = self.acceleration(0, self.first)
+        self.force = self.acceleration(0, self.first) if force is None else force
         self.base_q, self.base_v = self.base(self.v, self.force)
 
     def acceleration(self, i: int, point: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ class ImplicitRungeKutta(Method):
             slope = k[-1] if table.ends_on_stage else f(t_end, end)
             spent = spent + int(not table.ends_on_stage)
         kept = pack(k, equations.h, found.eta, slope).detach()
-        return Step(end, error, kept, tuple(k.unbind(0)), change, spent, found.failed)
+        stages = tuple(k.unbind(0))
+        known = stages if self._tolerances is None else ()  # else they are not the solution to rounding
+        return Step(end, error, kept, stages, change, spent, known=known, unsolved=found.failed)
 
     def output_weights(self, fraction: Tensor) -> tuple[Tensor, ...]:
         """b_i(θ) by Horner's rule, one ``(M,)`` a stage."""
@@ -118,20 +120,21 @@ class ImplicitRungeKutta(Method):
         y: Tensor,
         cotangent: Tensor,
         stage_cotangents: Sequence[Tensor | None] = (),
+        known: Sequence[Tensor] = (),
     ) -> Tensor:
         """All stages at once, by one linear solve with the transposed Newton matrix of the solution.
 
-            w_i = γ_i + h (b_i λ + Σ_j a_ji J_jᵀ w_j),   i = 1..s;      λ_start = λ + Σ_i J_iᵀ w_i
+            w_i = γ_i + h (b_i λ + Σ_j a_ji J_jᵀ w_j),   i = 1..s;      λ_start - λ = Σ_i J_iᵀ w_i
 
         γ_i is what outputs inside the step owe to K_i, λ the cotangent of the end state.
         """
-        equations, found, factors = self._solution(f, t, t_end, y)
+        equations, k, factors = self._solution(f, t, t_end, y, known)
         owed = [equations.h * b * cotangent for b in self.tableau.b]
         for i, given in enumerate(stage_cotangents):
             owed[i] = owed[i] if given is None else owed[i] + given
         weights = stagewise(factors, torch.stack(owed), transposed=True)
-        points = equations.y + equations.displacements(found.k)
-        total = cotangent
+        points = equations.y + equations.displacements(k)
+        total = torch.zeros_like(cotangent)
         for time, point, weight in zip(equations.times, points.unbind(0), weights.unbind(0), strict=True):
             total = total + vjp(lambda x, time=time: f(time, x), point, weight)  # type: ignore[misc]
         return total
@@ -148,16 +151,16 @@ class ImplicitRungeKutta(Method):
         outputs: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """δK_i - h Σ_j a_ij J_i δK_j = J_i δx + F_i δθ,  δx(t + h) = δx + h Σ b_i δK_i."""
-        equations, found, factors = self._solution(f, t, t_end, y)
-        points = equations.y + equations.displacements(found.k)
+        equations, k, factors = self._solution(f, t, t_end, y)
+        points = equations.y + equations.displacements(k)
         right = [
             jvp(lambda x, time=time: f(time, x), point, tangents)[1]  # type: ignore[misc]
             for time, point in zip(equations.times, points.unbind(0), strict=True)
         ]
         changes = stagewise(factors, torch.stack(right))
-        end = y + equations.h * self._weighted(self.tableau.b, found.k)
+        end = y + equations.h * self._weighted(self.tableau.b, k)
         end_change = tangents + equations.h * self._weighted(self.tableau.b, changes)
-        return end, end_change, tuple(found.k.unbind(0)), tuple(changes.unbind(0))
+        return end, end_change, tuple(k.unbind(0)), tuple(changes.unbind(0))
 
     def _equations(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor) -> StageEquations:
         span = t_end - t
@@ -165,14 +168,19 @@ class ImplicitRungeKutta(Method):
         a = torch.tensor(self.tableau.a, dtype=y.dtype, device=y.device)
         return StageEquations(f, times, span.to(y.dtype).unsqueeze(-1), y, a)
 
-    def _solution(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor) -> tuple[StageEquations, Solved, Factors]:
-        """The stages to rounding, found from the start state alone, and the factors of ∂R/∂K there."""
+    def _solution(
+        self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, known: Sequence[Tensor] = ()
+    ) -> tuple[StageEquations, Tensor, Factors]:
+        """The stages to rounding, ``known`` or found from the start state alone, and the factors of ∂R/∂K there."""
         equations = self._equations(f, t, t_end, y.detach())
         with torch.no_grad():
-            k = y.new_zeros(self.tableau.stages, *y.shape)
-            found = solve_to_rounding(equations, k, jacobian(f, t, equations.y))
-            self._refuse_unsolved(t, found)
-            return equations, found, factorize(equations.matrix(equations.jacobians(found.k)))
+            if known:
+                k = torch.stack(list(known))
+            else:
+                found = solve_to_rounding(equations, y.new_zeros(self.tableau.stages, *y.shape), jacobian(f, t, equations.y))
+                self._refuse_unsolved(t, found)
+                k = found.k
+            return equations, k, factorize(equations.matrix(equations.jacobians(k)))
 
     def _with_graph(
         self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, equations: StageEquations, found: Solved

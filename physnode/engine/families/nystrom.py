@@ -81,7 +81,7 @@ class RungeKuttaNystrom(Method):
         if tableau.error:
             error = (h * torch.cat((h * combine(tableau.error, forces), combine(tableau.velocity_error, forces)), dim=-1),)
         carry = forces[-1] if tableau.first_same_as_last else None
-        return Step(y + change, error, carry, self._powers(h, v, forces), change)
+        return Step(y + change, error, carry, self._powers(h, v, forces), change, known=tuple(forces))
 
     def output_weights(self, fraction: Tensor) -> tuple[Tensor, ...]:
         """θ, θ², θ³, ..., one ``(M,)`` for each coefficient of the polynomial."""
@@ -101,11 +101,12 @@ class RungeKuttaNystrom(Method):
         y: Tensor,
         cotangent: Tensor,
         stage_cotangents: Sequence[Tensor | None] = (),
+        known: Sequence[Tensor] = (),
     ) -> Tensor:
         """The stage sweep in reverse, with w_i the cotangent of k_i, λ that of the end state and u_i = J_iᵀ w_i.
 
             w_i = γ_i + h² b_i λ_q + h b'_i λ_v + h² Σ_{j>i} a_ji u_j
-            λ_q at the start = λ_q + Σ u_i,      λ_v at the start = λ_v + h λ_q + h Σ c_i u_i
+            what the start is owed beyond λ: Σ u_i for q,  h λ_q + h Σ c_i u_i for v
 
         γ_i is what outputs inside the step owe to k_i.
         """
@@ -115,12 +116,13 @@ class RungeKuttaNystrom(Method):
         h = span.to(y.dtype).unsqueeze(-1)
         points = [q]
         with torch.no_grad():
-            forces: list[Tensor] = []
+            forces = list(known)
             for i in range(1, tableau.stages):
-                forces.append(f.kick(self._time(i - 1, t, t_end, span), points[-1]))
+                if not known:
+                    forces.append(f.kick(self._time(i - 1, t, t_end, span), points[-1]))
                 points.append(q + h * (tableau.c[i] * v + h * combine(tableau.a[i], forces)))
         end_q, end_v = split_state(cotangent)
-        to_q, to_v = end_q, end_v + h * end_q
+        to_q, to_v = torch.zeros_like(end_q), h * end_q
         pairs = [None if value is None else split_state(value) for value in stage_cotangents]
         if pairs and pairs[0] is not None:
             to_v = to_v + pairs[0][0]

@@ -63,16 +63,19 @@ class Splitting(Method):
         h = (t_end - t).to(y.dtype).unsqueeze(-1)
         dq, dp = torch.zeros_like(q), torch.zeros_like(p)
         force = carry
+        known = []
         for number, (kind, fraction, node) in enumerate(self._moves):
             if kind == "kick":
                 if number or force is None:
                     force = f.kick(_time(node, t, t_end), q + dq)
                 dp = dp + fraction * h * force
+                known.append(force)
             else:
                 rate = p + dp if f.drift_is_identity else f.drift(_time(node, t, t_end), p + dp)
                 dq = dq + fraction * h * rate
+                known.append(rate)
         change = torch.cat((dq, dp), dim=-1)
-        return Step(y + change, (), force if self.tableau.kick_first else None, (), change)
+        return Step(y + change, (), force if self.tableau.kick_first else None, (), change, known=tuple(known))
 
     def pull_back(
         self,
@@ -83,6 +86,7 @@ class Splitting(Method):
         y: Tensor,
         cotangent: Tensor,
         stage_cotangents: Sequence[Tensor | None] = (),
+        known: Sequence[Tensor] = (),
     ) -> Tensor:
         """Each kick and drift transposed, in reverse.
 
@@ -96,19 +100,25 @@ class Splitting(Method):
                 points.append(q if kind == "kick" else p)
                 if number + 1 == len(self._moves):
                     break
+                time = _time(node, t, t_end)
                 if kind == "kick":
-                    p = p + fraction * h * f.kick(_time(node, t, t_end), q)
+                    p = p + fraction * h * (known[number] if known else f.kick(time, q))
+                elif f.drift_is_identity:
+                    q = q + fraction * h * p
                 else:
-                    q = q + fraction * h * (p if f.drift_is_identity else f.drift(_time(node, t, t_end), p))
-        to_q, to_p = split_state(cotangent)
+                    q = q + fraction * h * (known[number] if known else f.drift(time, p))
+        end_q, end_p = split_state(cotangent)
+        to_q, to_p = torch.zeros_like(end_q), torch.zeros_like(end_p)
         for (kind, fraction, node), point in zip(reversed(self._moves), reversed(points), strict=True):
             time = _time(node, t, t_end)
             if kind == "kick":
-                to_q = to_q + vjp(lambda x, time=time: f.kick(time, x), point, fraction * h * to_p)  # type: ignore[misc]
+                weight = fraction * h * (end_p + to_p)
+                to_q = to_q + vjp(lambda x, time=time: f.kick(time, x), point, weight)  # type: ignore[misc]
             elif f.drift_is_identity:
-                to_p = to_p + fraction * h * to_q
+                to_p = to_p + fraction * h * (end_q + to_q)
             else:
-                to_p = to_p + vjp(lambda x, time=time: f.drift(time, x), point, fraction * h * to_q)  # type: ignore[misc]
+                weight = fraction * h * (end_q + to_q)
+                to_p = to_p + vjp(lambda x, time=time: f.drift(time, x), point, weight)  # type: ignore[misc]
         return torch.cat((to_q, to_p), dim=-1)
 
     def push_forward(
