@@ -19,6 +19,7 @@ NAMES = {
     "Signal",
     "Solution",
     "Status",
+    "Storage",
     "Sum",
     "SymplecticAdjoint",
     "VectorField",

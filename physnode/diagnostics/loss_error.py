@@ -144,7 +144,7 @@ def loss_error(sol: Solution, loss: Callable[[Any], Tensor]) -> LossError:
     adjoint method, SIAM J. Sci. Comput. 26 (2004) 359.
 
     Args:
-        sol: a solution made with ``dense=True`` or with a gradient, whose steps are therefore kept.
+        sol: a solution made with ``dense=True``, or with a gradient that keeps steps ("aca", "symplectic").
         loss: a function of ``sol.ys``, in the structure of the state, that gives one number.
 
     Raises:
@@ -152,8 +152,11 @@ def loss_error(sol: Solution, loss: Callable[[Any], Tensor]) -> LossError:
             finite number that depends on the states.
         GradientError: a parameter of the field was changed in place since the solve.
     """
-    if not sol.pieces:
-        raise InputError("loss_error needs the steps of the solve; call solve(..., dense=True), or solve with a gradient")
+    if not sol.pieces or any(p.replay.records.slots and not p.replay.records.y.has(0) for p in sol.pieces):
+        raise InputError(
+            "loss_error needs the states from which steps started; call solve(..., dense=True), or solve with "
+            'gradient="aca" or "symplectic"'
+        )
     for piece in sol.pieces:
         event = piece.replay.records.event
         if event is not None and bool((event >= 0).any()):

@@ -58,8 +58,8 @@ def sweep(replay: Replay, gamma: Tensor) -> Contributions:
     embedded, weight = torch.zeros_like(sharp), torch.zeros_like(sharp)
     owed = torch.zeros_like(gamma[:, 0])
     following: Tensor | None = None
-    for slot in reversed(range(slots)):
-        t, t_end, y = records.t[slot], records.t_end[slot], records.y[slot].detach()
+    for slot, y, _ in replay.backward():
+        t, t_end = records.t[slot], records.t_end[slot]
         active = records.active(slot)
         moved = active.unsqueeze(-1)
         here = plan.within(slot)
@@ -79,7 +79,7 @@ def sweep(replay: Replay, gamma: Tensor) -> Contributions:
             if method.error_order is not None:
                 error = step.error or replay.step(replay.f, slot, y)[0].error
                 embedded[slot] = torch.where(active, _product(adjoint, _combined(error)), 0.0)
-        owed, following = torch.where(moved, back, owed), y
+        owed, following = torch.where(moved, back, owed), y.clone()  # its place may be given to another state
     resting = torch.arange(slots, device=gamma.device).unsqueeze(-1) >= records.count
     return Contributions(
         torch.where(resting, torch.nan, records.t).T,

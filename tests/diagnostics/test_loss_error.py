@@ -191,6 +191,14 @@ def test_nothing_of_the_users_is_changed() -> None:
     assert torch.equal(first, fresh.frequency.grad)
 
 
+def test_states_that_were_not_kept_are_made_again() -> None:
+    field = pn.systems.Pendulum(free=("frequency",))
+    every, few = (pn.solve(field, STARTS, TIMES, gradient=pn.ACA(pn.Storage(checkpoints=c))) for c in (1000, 3))
+    assert loss_error(few, loss).estimate == pytest.approx(loss_error(every, loss).estimate, rel=1e-7)
+    loss(few.ys).backward()
+    assert field.frequency.grad is not None
+
+
 def test_events_that_were_not_met_do_no_harm() -> None:
     never = pn.Event(lambda t, y: y[..., 0] - 50.0)
     plain, watched = (loss_error(solved(SWING, STARTS, TIMES, events=events), loss) for events in (None, never))
@@ -205,6 +213,8 @@ def test_what_cannot_be_estimated_is_refused() -> None:
         bare = pn.solve(SWING, STARTS, TIMES)
     with pytest.raises(InputError, match="dense=True"):
         loss_error(bare, loss)
+    with pytest.raises(InputError, match="dense=True"):
+        loss_error(pn.solve(pn.systems.Pendulum(free=("frequency",)), STARTS, TIMES, gradient="direct"), loss)
     sol = solved(SWING, STARTS, TIMES)
     with pytest.raises(InputError, match="one number"):
         loss_error(sol, lambda ys: ys.sum(-1))
