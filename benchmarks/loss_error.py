@@ -181,7 +181,8 @@ def main() -> None:
         "0.1 and a ripple, so that it is away from its minimum; the truth is `dop853` at rtol 1e-13. atol is rtol / 100.\n\n"
         "Systems: a pendulum from 0.5 to 2.8 rad over 20 time units; three bodies within 0.01 of the figure of eight over 8; a "
         "damped pendulum with a network of 2 x 16 tanh units over 10, weights of size 1 and, for the rough one, 2.5 over the "
-        f"root of the number of inputs. float64, one thread of a busy machine (compare seconds with each other only), PyTorch {torch.__version__.split('+')[0]}.",
+        "root of the number of inputs. float64, one thread of a busy machine (compare seconds with "
+        f"each other only), PyTorch {torch.__version__.split('+')[0]}.",
         found,
     )
     if options.out is None:
