@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-slow check format docs-figures accuracy clean
+.PHONY: demo test test-slow check format docs-figures accuracy gradients clean
 
 demo: $(READY)
 	$(BIN)/python examples/weigh_outer_planets.py --out out
@@ -32,6 +32,9 @@ docs-figures: $(READY)
 
 accuracy: $(READY)
 	$(BIN)/python -m benchmarks.accuracy --long
+
+gradients: $(READY)
+	$(BIN)/python -m benchmarks.gradients
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
