@@ -155,6 +155,11 @@ def solve(
     else:  # a gradient is that of the steps made, whose equations must then be solved to rounding
         chosen = controller.tuned(chosen, flat.detach())
     cost = GradientCost(how.name, limit=None if how.storage is None else how.storage.limit)
+    if dense and how.storage is not None and how.storage.bounds:
+        raise InputError(
+            "dense=True keeps the state of every step, which Storage(limit=..., checkpoints=...) forbids; ask for all times in "
+            "ts, or leave the storage as it is by default"
+        )
     keep = Keep() if dense else how.keep(f, chosen, epoch, flat, traced.theta, times.shape[-1]) if differentiable else None
     plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe)
 

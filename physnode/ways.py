@@ -48,8 +48,8 @@ def moved_start(f: FieldFunction, epoch: Tensor, times: Tensor, y0: Tensor, ys: 
     away = torch.where(at_start.any(-1), away, torch.zeros_like(away))
     delta = away.to(y0.dtype).unsqueeze(-1)
     half = y0 + 0.5 * delta * f(epoch.detach(), y0)
-    moved = y0 + delta * f(epoch.detach() + 0.5 * away, half)
-    return ys + torch.where(at_start.unsqueeze(-1), (moved - moved.detach()).unsqueeze(1), 0.0)
+    change = delta * f(epoch.detach() + 0.5 * away, half)
+    return ys + torch.where(at_start.unsqueeze(-1), change.unsqueeze(1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class Plan:
             span,
             found.records,
             times,
+            self.traced.derivative,
             found.reached,
             found.status == Status.OK,
             traced.theta,

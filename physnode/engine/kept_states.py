@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from physnode.engine.checkpoints import Checkpoints
+from physnode.errors import GradientError
 
 __all__ = ["KeptStates"]
 
@@ -66,7 +67,16 @@ class KeptStates:
         return slot if self.checkpoints is None else self.checkpoints.last_until(slot)
 
     def state(self, slot: int) -> Tensor:
-        """The state ``(B, dim)`` of a kept slot."""
+        """The state ``(B, dim)`` of a kept slot.
+
+        Raises:
+            GradientError: it was not kept.
+        """
+        if not self.has(slot):
+            raise GradientError(
+                "the states of the steps were not kept by this solve; solve with dense=True, or with an exact gradient that "
+                'keeps them, such as "aca"'
+            )
         return self._shown(slot, self._payload(slot)[..., : self.rest.shape[-1]])
 
     __getitem__ = state

@@ -18,7 +18,7 @@ from physnode.gradients.events import Outputs
 from physnode.gradients.owed import Owed
 from physnode.gradients.replay import Replay
 from physnode.gradients.storage import Needs, Storage
-from physnode.gradients.variables import stand_ins
+from physnode.gradients.variables import refuse_unknown, stand_ins
 
 __all__ = ["Gradient", "Swept"]
 
@@ -115,16 +115,19 @@ class _SweepFunction(torch.autograd.Function):
 
         def sweep() -> tuple[Tensor | None, ...]:
             with stand_ins(theta, graph=False) as fresh:
+                replay.refuse_another_field(y0)
                 to_y0, to_clock, to_theta = method.sweep(replay, cotangents, fresh).at_the_start()
             return to_y0 if y0.requires_grad else None, *(to_clock if clock else (None,) * 3), *to_theta
 
         def again() -> tuple[Tensor | None, ...]:
             with stand_ins((y0, *clock, *theta), graph=True) as fresh:
+                replay.refuse_another_field(y0)
                 moving = None if replay.moving is None else replay.moving.moved(fresh[1:4])
                 made = replace(replay, moving=moving).run(replay.f, fresh[0])
                 pairs = [(out, owed) for out, owed in zip(made, cotangents, strict=True) if out.requires_grad]
                 wanted = [tensor for tensor in fresh if tensor.requires_grad]
                 parts: Sequence[Tensor | None] = [None] * len(wanted)
+                refuse_unknown(set(), *(out for out, _ in pairs), known_nodes=[tensor.grad_fn for tensor in wanted])
                 if pairs:
                     outs, owed = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
                     parts = torch.autograd.grad(outs, wanted, owed, create_graph=True, allow_unused=True)

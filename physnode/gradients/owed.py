@@ -58,16 +58,17 @@ class Owed:
         active = replay.records.active(slot)
         owed = torch.where(active.unsqueeze(-1), self.to_y.value, 0.0)
         with torch.enable_grad():
-            y = y.detach().requires_grad_()
-            inputs: tuple[Tensor, ...] = (y,)
-            if not replay.moves(slot) and replay.moving is None:
-                step, values = replay.step(replay.f, slot, y)
-                # the change alone: that the start is owed λ itself needs no graph, and no rounding
-                pairs = [(step.y if step.change is None else step.change, owed), (values, self._to_values(slot))]
-                kept = step.change is not None
-            else:
-                pairs, inputs = self._moving_pairs(slot, y, active, owed)
-                kept = False
+            with self.to_theta.sunk():
+                y = y.detach().requires_grad_()
+                inputs: tuple[Tensor, ...] = (y,)
+                kept = not replay.moves(slot) and replay.moving is None
+                if kept:
+                    step, values = replay.step(replay.f, slot, y)
+                    # the change alone: that the start is owed λ itself needs no graph, and no rounding
+                    kept = step.change is not None
+                    pairs = [(step.y if step.change is None else step.change, owed), (values, self._to_values(slot))]
+                else:
+                    pairs, inputs = self._moving_pairs(slot, y, active, owed)
             pairs = [(out, part) for out, part in pairs if out.requires_grad]
             outs, parts = [out for out, _ in pairs], [part for _, part in pairs]
             refuse_unknown({id(tensor) for tensor in (*theta, *inputs)}, *outs)
@@ -158,7 +159,8 @@ class Owed:
         def vjp(function: Callable[[Tensor], Tensor], point: Tensor, weight: Tensor) -> Tensor:
             with torch.enable_grad():
                 x = point.detach().requires_grad_()
-                value = function(x)
+                with self.to_theta.sunk():
+                    value = function(x)
                 if not value.requires_grad:
                     return torch.zeros_like(point)
                 refuse_unknown({id(tensor) for tensor in (x, *more, *self.theta)}, value)

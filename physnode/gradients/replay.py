@@ -25,6 +25,9 @@ from physnode.gradients.storage import GradientCost
 
 __all__ = ["Replay"]
 
+_SAME = 1e4
+"""Units in the last place by which two calls of one field may differ (sums in another order)."""
+
 T = TypeVar("T")
 
 
@@ -43,6 +46,8 @@ class Replay:
     plan: OutputPlan
     at_start: Tensor
     """Outputs that are y0 itself, ``(B, T)`` bool."""
+    first: Tensor
+    """The field at the start, ``(B, dim)``, as the solve found it."""
     ok: Tensor
     """Trajectories that reached their end, ``(B,)`` bool: the others carry no gradient."""
     theta: tuple[Tensor, ...]
@@ -67,6 +72,7 @@ class Replay:
         span: Span,
         records: Records,
         times: Tensor,
+        first: Tensor,
         reached: Tensor,
         ok: Tensor,
         theta: tuple[Tensor, ...],
@@ -83,8 +89,8 @@ class Replay:
         events = None if watch is None else EventPlan.of(watch, records)
         cost = GradientCost("") if cost is None else cost
         return cls(
-            f, method, controller, read_out, span, records, times, plan, at_start, ok, theta, names, versions, jumps, events,
-            moving, cost,
+            f, method, controller, read_out, span, records, times, plan, at_start, first, ok, theta, names, versions, jumps,
+            events, moving, cost,
         )  # fmt: skip
 
     def at(self, times: Tensor) -> Replay:
@@ -126,7 +132,7 @@ class Replay:
             records = Records(
                 torch.where(ok, records.t[:slots], start),
                 torch.where(ok, records.t_end[:slots], start),
-                records.y.without(ok, count, records.y.state(0)[well]),
+                records.y.without(ok, count, records.y.rest[well]),
                 count,
                 None if records.event is None else torch.where(ok, records.event[:slots], -1),
             )
@@ -134,6 +140,30 @@ class Replay:
         plan, at_start = _plan(span, records, self.times, reached)
         events = None if self.events is None else EventPlan.of(self.events.watch, records, self.events.columns)
         return replace(self, records=records, plan=plan, at_start=at_start, events=events)
+
+    def refuse_another_field(self, y0: Tensor) -> None:
+        """Call the field once more at the start ``y0``, and refuse one that is no longer what the steps were made of.
+
+        It sees what the versions of tensors do not: parameters edited by way of ``.data``, constants that were replaced,
+        random numbers that no generator known here has drawn.
+
+        Raises:
+            GradientError: the field gives another value than it did.
+        """
+        self.cost.add(1)
+        with torch.no_grad():
+            now = self.f(self.span.t0, y0.detach())
+        scale = torch.maximum(now.abs(), self.first.abs()).amax(-1, keepdim=True)
+        other = ~((now - self.first).abs() <= _SAME * torch.finfo(now.dtype).eps * scale)
+        other = other & (self.ok & torch.isfinite(scale.squeeze(-1))).unsqueeze(-1)
+        if bool(other.any()):
+            row = int(other.any(-1).nonzero()[0])
+            raise GradientError(
+                f"the field is not the one that the steps were made of: at the start of trajectory {row} it gives "
+                f"{_few(now[row])} where it gave {_few(self.first[row])}. A parameter or a constant that it reads was changed "
+                "between the solve and backward (an optimizer step, .data, an attribute), or it draws random numbers; call "
+                "backward first, or solve again"
+            )
 
     def bound_to(self, theta: Sequence[Tensor], function: Callable[[], T]) -> T:
         """``function()`` while the field's parameters are those of ``theta`` (``torch.func.functional_call`` swaps them)."""
@@ -316,6 +346,11 @@ class Replay:
         step, values = self.step_between(f, slot, t, t_end, y, None, times)
         after = self.events.watch.after(f.on_step(t, t_end), event, t_end, step.y)
         return Made(values, after, step.y, t_end)
+
+
+def _few(values: Tensor) -> str:
+    shown = ", ".join(f"{value:.6g}" for value in values[:3].tolist())
+    return f"({shown}{', ...' if len(values) > 3 else ''})"
 
 
 def _plan(span: Span, records: Records, times: Tensor, reached: Tensor) -> tuple[OutputPlan, Tensor]:

@@ -61,6 +61,11 @@ class Storage:
         if self.keep == "checkpoints" and self.checkpoints is None and self.limit is None:
             raise InputError('Storage(keep="checkpoints") needs checkpoints=NUMBER or limit=BYTES')
 
+    @property
+    def bounds(self) -> bool:
+        """Whether some states may have to go."""
+        return self.limit is not None or self.checkpoints is not None
+
     def keep_for(self, needs: Needs | None, *, reads_values: bool) -> Keep:
         """What the solve is to keep; ``reads_values`` says whether the field's values inside steps are of use.
 

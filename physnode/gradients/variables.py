@@ -53,14 +53,16 @@ class _Instead(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def refuse_unknown(known: set[int], *outputs: Tensor) -> None:
+def refuse_unknown(known: set[int], *outputs: Tensor, known_nodes: Sequence[Any] = ()) -> None:
     """Refuse ``outputs`` whose graph ends in a tensor whose id is not ``known``: its share of the gradient would be lost.
+
+    What lies beyond ``known_nodes`` of the graph is not looked at.
 
     Raises:
         GradientError: the field read a tensor that its first call did not read.
     """
     waiting = [output.grad_fn for output in outputs]
-    seen = set(waiting)
+    seen = {*waiting, *known_nodes}
     while waiting:
         node = waiting.pop()
         if node is None:

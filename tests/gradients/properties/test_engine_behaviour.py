@@ -122,8 +122,9 @@ def test_the_name_of_a_gradient_says_what_it_does() -> None:
         assert forward <= steps * 4 + made_again + 4
         passes[name] = back / (steps * 4)
     assert passes["direct"] == 0
-    assert 0.9 < passes["aca"] <= 1
-    assert 0.9 < passes["symplectic"] <= 2
+    once = 1 / (steps * 4)  # the field is called once more to see that it is still the same
+    assert 0.9 < passes["aca"] <= 1 + once
+    assert 0.9 < passes["symplectic"] <= 2 + once
 
 
 def test_truth_and_noise_of_simulated_data_are_sound() -> None:
