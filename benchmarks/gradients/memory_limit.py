@@ -25,7 +25,7 @@ from physnode.gradients.storage import GradientCost
 __all__ = ["PERCENTS", "Long", "long_solves", "memory_limit"]
 
 PERCENTS = (50, 20, 5, 2, 1)
-STEPS_A_UNIT = 52
+STEPS_A_UNIT = 305
 """How many steps a unit of time the adaptive solve takes."""
 HELD_AT, SLOWER = 5, 3.0
 """The percentage of Direct's bytes at which the limit must be obeyed, and at how many times Direct's time."""
@@ -62,7 +62,7 @@ def long_solves(steps: int = 5000) -> list[Long]:
     generator = torch.Generator().manual_seed(2)
     starts, rings = torch.randn(16, 4, generator=generator), 0.5 * torch.randn(4, 64, generator=generator)
     fixed = Setting("midpoint", (0.0, 20.0), dt=20.0 / steps)
-    adaptive = Setting("bosh3", (0.0, steps / STEPS_A_UNIT), rtol=1e-6, atol=1e-6)
+    adaptive = Setting("heun", (0.0, steps / STEPS_A_UNIT), rtol=1e-5, atol=1e-5)
     return [
         Long("network, fixed steps", layered(4, 64, 2), starts.double(), fixed),
         Long("rings, adaptive steps", Ring(), rings.double(), adaptive),

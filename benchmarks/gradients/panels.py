@@ -15,6 +15,8 @@ Column = dict[str, Figure | str]
 """Cells of one column by the names of their rows."""
 
 _COLORS = {
+    "network, fixed steps": "C6",
+    "rings, adaptive steps": "C9",
     "direct": "C0",
     "aca": "C1",
     "symplectic": "C2",
@@ -69,6 +71,7 @@ def by_column(table: Table, columns: Sequence[Column], *first: str) -> None:
 def draw(panels: Sequence[Panel], path: Path) -> None:
     """All panels in a grid of three columns; colours mean the same in all."""
     from matplotlib.figure import Figure as Drawing
+    from matplotlib.ticker import NullLocator
 
     across = min(3, max(1, len(panels)))
     down = -(-len(panels) // across)
@@ -85,6 +88,10 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         axis.set_ylabel(panel.y_label, fontsize=9)
         if panel.log_x:
             axis.set_xscale("log")
+        values = sorted({x for line in panel.lines for x in line.x})
+        if len(values) <= 5 and values[0] >= 1:  # so few that each has its tick
+            axis.set_xticks(values, [f"{x:g}" for x in values])
+            axis.xaxis.set_minor_locator(NullLocator())
         if panel.log_y:
             axis.set_yscale("log")
         axis.tick_params(labelsize=8)

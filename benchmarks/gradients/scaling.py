@@ -26,7 +26,7 @@ __all__ = ["COUNTS", "evaluation_bytes", "scaling", "theory"]
 COUNTS = (10, 30, 100, 300, 1000)
 METHODS = ("heun", "bosh3", "dopri5", "dop853")
 LAYERS = (1, 2, 4, 8)
-BATCH, DIM, WIDTH = 128, 4, 128
+BATCH, DIM, WIDTH = 64, 4, 128
 STEPS = 30
 """Where the number of steps is not what varies."""
 TIMED = 100
@@ -60,20 +60,23 @@ def theory(field: nn.Module, y0: Tensor, steps: int, stages: int) -> int:
 
 
 def scaling(
-    counts: Sequence[int] = COUNTS, methods: Sequence[str] = METHODS, layers: Sequence[int] = LAYERS, repeats: int = 3
+    counts: Sequence[int] = COUNTS, methods: Sequence[str] = METHODS, layers: Sequence[int] = LAYERS, repeats: int = 2
 ) -> Part:
     """Three sweeps, each a table and two panels."""
-    part = Part()
+    tables, memory, clocks = [], [], []
     for what, label, cases in (
         ("steps", "steps", [(count, "dopri5", count, 2) for count in counts]),
         ("stages", "stages", [(pn.methods.get(name).evaluations, name, STEPS, 2) for name in methods]),
         ("layers of the network", "layers", [(number, "dopri5", STEPS, number) for number in layers]),
     ):
-        _sweep(part, what, label, cases, repeats)
-    return part
+        table, bytes_panel, seconds_panel = _sweep(what, label, cases, repeats)
+        tables.append(table)
+        memory.append(bytes_panel)
+        clocks.append(seconds_panel)
+    return Part(tables, [*memory, *clocks])
 
 
-def _sweep(part: Part, what: str, label: str, cases: Sequence[tuple[int, str, int, int]], repeats: int) -> None:
+def _sweep(what: str, label: str, cases: Sequence[tuple[int, str, int, int]], repeats: int) -> tuple[Table, Panel, Panel]:
     fixed = {"steps": "`dopri5`, 2 layers", "stages": f"{STEPS} steps, 2 layers"}.get(what, f"`dopri5`, {STEPS} steps")
     held = "symplectic, steps kept"
     table = Table(
@@ -112,5 +115,4 @@ def _sweep(part: Part, what: str, label: str, cases: Sequence[tuple[int, str, in
             values = [cell.value for _, cell in points if isinstance(cell, Figure)]
             panel = memory if quantity[1] == "KiB" else clock
             panel.add(quantity[0], [x for x, _ in points], values, dashed=quantity[0] == "theory")
-    part.tables.append(table)
-    part.panels += [memory, clock]
+    return table, memory, clock
