@@ -74,8 +74,7 @@ class Plan:
         """Solve from the epoch to the farthest of the ``wanted`` times ``(B, T)``, which all lie on one side of it."""
         f, method, traced = self.f, self.method, self.traced
         times, epoch = wanted.detach(), self.epoch.detach()
-        offset = times - epoch.unsqueeze(-1)
-        farthest = offset.abs().argmax(-1, keepdim=True)
+        farthest = (times - epoch.unsqueeze(-1)).abs().argmax(-1, keepdim=True)
         t1 = times.gather(-1, farthest).squeeze(-1)
         # a trajectory that does not move goes the way of the others: both ways of a two-way solve then differ for it too
         span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version as installed
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from typer.core import TyperGroup
 
 from physnode.cli import data
 from physnode.cli.diagnose import diagnose_command
+from physnode.cli.diagnose_gradient import diagnose_gradient_command
 from physnode.cli.fit import fit_command
 from physnode.cli.output import complain
 from physnode.cli.predict import predict_command
@@ -20,7 +22,17 @@ from physnode.cli.systems import systems_command
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """Commands of one word, or of two: ``diagnose`` takes a folder, unless what follows makes a command of its own."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        both = " ".join(args[:2])
+        return super().resolve_command(ctx, [both, *args[2:]] if both in self.commands else args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -33,6 +45,7 @@ app.command("simulate")(simulate_command)
 app.command("fit")(fit_command)
 app.command("predict")(predict_command)
 app.command("diagnose")(diagnose_command)
+app.command("diagnose gradient")(diagnose_gradient_command)
 app.add_typer(data.app, name="data")
 
 # typer raises its own kind of usage error, whose base is not public by name

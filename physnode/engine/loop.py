@@ -29,8 +29,9 @@ __all__ = ["Setting", "Trace", "advance", "compensated", "integrate", "trial_byt
 
 _CROWD = 12
 """Events in a row at one time that are more than several conditions met at once."""
-_CHUNK_BYTES = 64 * 2**20
 _CHUNK_TRIALS = 64
+_CHUNK_BYTES = 2**20
+"""What trials that wait for their read-out may hold, stages and all, before they are read."""
 
 
 @dataclass(frozen=True)
@@ -200,17 +201,25 @@ def integrate(
     recorder = None
     if keep is not None:
         recorder = Recorder(keep, span.t0, setting.safe_y, with_events=setting.watch is not None)
-    chunk_limit = _chunk_limit(y0, method, None if keep is None else keep.chunk)
+    size = trial_bytes(y0, method)
+    within = _CHUNK_BYTES if keep is None or keep.chunk is None else keep.chunk
+    trim = size * _CHUNK_TRIALS > within
     chunk: list[Trial] = []
     marked: list[Trial] = []
-    while bool((state.status == Status.RUNNING).any()):
-        while len(chunk) < chunk_limit and bool((state.status == Status.RUNNING).any()):
+    running = bool((state.status == Status.RUNNING).any())
+    while running:
+        held = 0
+        while not chunk or (len(chunk) < _CHUNK_TRIALS and held + size <= within and running):
             state, trial = advance(setting, state)
-            chunk.append(trial)
+            running = bool((state.status == Status.RUNNING).any())
+            waits = not trim or board.lies_in(trial)
+            chunk.append(trial if waits else _trimmed(trial, recorder))
+            held += size if waits else (2 + len(chunk[-1].step.known)) * y0.numel() * y0.element_size()
             if trial.event is not None and bool((trial.event >= 0).any()):
                 marked.append(trial._replace(carry=None, step=replace(trial.step, error=(), carry=None, stages=())))
             if setting.observe is not None:
                 setting.observe(trial)
+            del trial
         read_outs = read_outs + board.read(setting.f, method, chunk)
         if recorder is not None:
             recorder.take(chunk)
@@ -327,12 +336,10 @@ def compensated(step: Step, y: Tensor, lost: Tensor) -> tuple[Step, Tensor]:
     return replace(step, y=end), owed - (end - y)
 
 
-def _chunk_limit(y: Tensor, method: Method, within: int | None) -> int:
-    """Trials in a chunk: their stages, which wait for the read-out, stay within a number of bytes."""
-    size = max(1, trial_bytes(y, method))
-    if within is not None:
-        return max(1, min(_CHUNK_TRIALS, within // size))
-    return max(4, min(_CHUNK_TRIALS, _CHUNK_BYTES // size))
+def _trimmed(trial: Trial, recorder: Recorder | None) -> Trial:
+    """A trial in which no output lies: all that is left to do is to record it."""
+    known = trial.step.known if recorder is not None and recorder.keeps_values else ()
+    return trial._replace(carry=None, step=Step(trial.step.y, (), None, (), known=known))
 
 
 def trial_bytes(y: Tensor, method: Method) -> int:

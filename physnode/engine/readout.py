@@ -22,6 +22,9 @@ __all__ = ["OutputBoard", "ReadOut", "choose_read_out", "interpolate", "read_slo
 
 ReadOut = Literal["interpolate", "restep"]
 
+_PIECE_BYTES = 2**20
+"""About what may lie between the stages of a chunk of trials and the outputs read from them."""
+
 
 def choose_read_out(method: Method, read_out: str) -> ReadOut:
     """``"auto"``: the continuous extension where the method has one, else a step of its own.
@@ -110,7 +113,16 @@ class OutputBoard:
         self.span, self.times, self.read_out = span, times, read_out
         at_start = times == span.t0.unsqueeze(-1)
         self.pending = ~at_start
+        self._ahead = (span.direction.unsqueeze(-1) * times).sort(dim=-1).values.contiguous()
         self.values = torch.where(at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
+
+    def lies_in(self, trial: Trial) -> bool:
+        """Whether some output may lie inside a trial, or on its end."""
+        sign = self.span.direction
+        near = 4 * torch.finfo(torch.float64).eps * torch.maximum(trial.t.abs(), trial.t_end.abs())
+        first = torch.searchsorted(self._ahead, (sign * trial.t - near).unsqueeze(-1))
+        last = torch.searchsorted(self._ahead, (sign * trial.t_end + near).unsqueeze(-1), right=True)
+        return bool((first != last).any())
 
     def read(self, f: FieldFunction, method: Method, trials: Sequence[Trial]) -> Tensor:
         """Fill in what lies inside the accepted trials; returns the field evaluations this took, ``(B,)``."""
@@ -122,24 +134,34 @@ class OutputBoard:
         spent = torch.zeros_like(count)
         if not len(t):
             return spent
-        sign = self.span.direction
         reached = torch.where(count > 0, t_end.gather(0, (count - 1).clamp(min=0).unsqueeze(0)).squeeze(0), torch.nan)
-        near = 4 * torch.finfo(torch.float64).eps * self.times.abs()
-        wanted = self.pending & (sign.unsqueeze(-1) * self.times - near <= (sign * reached).unsqueeze(-1))
-        plan = plan_outputs(t, t_end, count, self.span, self.times, wanted)
-        if not len(plan.rows):
-            return spent
-        self.pending = self.pending & ~wanted
-        index = order[plan.slots, plan.rows]
         fast = self.read_out == "interpolate" and not method.extra_evaluations
-        values = self._at_once(method, trials, plan, index) if fast else None
-        if values is None:
-            values, spent = self._trial_by_trial(f, method, trials, plan, index)
-        self.values[plan.rows, plan.columns] = values
+        for columns in self._pieces(whole=not fast):
+            times, pending = self.times[:, columns], self.pending[:, columns]
+            sign, near = self.span.direction.unsqueeze(-1), 4 * torch.finfo(torch.float64).eps * times.abs()
+            wanted = pending & (sign * times - near <= sign * reached.unsqueeze(-1))
+            plan = plan_outputs(t, t_end, count, self.span, times, wanted)
+            if not len(plan.rows):
+                continue
+            self.pending[:, columns] = pending & ~wanted
+            index = order[plan.slots, plan.rows]
+            if fast:
+                values = self._at_once(method, trials, plan, index)
+            else:
+                values, spent = self._trial_by_trial(f, method, trials, plan, index)
+            self.values[plan.rows, plan.columns + columns.start] = values
         return spent
+
+    def _pieces(self, *, whole: bool) -> list[slice]:
+        """Columns of the outputs that are read together, so that what is in between stays small."""
+        rows, count, dim = self.values.shape
+        size = count if whole else max(1, _PIECE_BYTES // (rows * (5 * dim * self.values.element_size() + 100)))
+        return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
     def _at_once(self, method: Method, trials: Sequence[Trial], plan: OutputPlan, index: Tensor) -> Tensor:
         """All outputs of the chunk from the stages the steps have left."""
+        numbers, index = torch.unique(index, return_inverse=True)
+        trials = [trials[number] for number in numbers.tolist()]
 
         def each(values: Sequence[Tensor]) -> Tensor:
             return torch.stack(list(values))[index, plan.rows]

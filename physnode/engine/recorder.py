@@ -47,6 +47,13 @@ class Recorder:
         self._ends: list[Tensor] = []
         self._events: list[Tensor] = []
 
+    @property
+    def keeps_values(self) -> bool:
+        """Whether the field's values inside steps are still kept."""
+        if self._states is None:
+            return self.keep.states and self.keep.values_limit > 0
+        return bool(self._states.widths)
+
     def take(self, trials: Sequence[Trial]) -> None:
         """Keep what was accepted of the next trials.
 
@@ -112,7 +119,7 @@ class Recorder:
             first -= len(self._ends[number - 1])
 
     def _write_states(self, trials: Sequence[Trial], accept: Tensor, slots: Tensor, more: int) -> None:
-        known = trials[0].step.known if self.keep.values_limit else ()
+        known = trials[0].step.known if self.keeps_values else ()
         states = self._states_for([value.shape[-1] for value in known])
         chosen = accept.any(-1).nonzero().flatten().tolist()
         if not chosen:

@@ -19,6 +19,9 @@ from physnode.engine.kept_states import KeptStates
 
 __all__ = ["Met", "OutputPlan", "Records", "Trial", "pack", "plan_outputs"]
 
+_PIECE = 2**14
+"""Outputs that are located together: what is in between takes a multiple of their own size."""
+
 
 class Trial(NamedTuple):
     """One trial of the whole batch, as an observer sees it."""
@@ -143,19 +146,29 @@ def plan_outputs(t: Tensor, t_end: Tensor, count: Tensor, span: Span, times: Ten
 
     A time within four units in the last place of a step's end is that end.
     """
-    slots_total = t.shape[0]
-    rows, columns = wanted.nonzero(as_tuple=True)
-    sign = span.direction.unsqueeze(-1)
-    beyond = torch.arange(slots_total, device=t.device).unsqueeze(-1) >= count
+    beyond = torch.arange(len(t), device=t.device).unsqueeze(-1) >= count
     ends = torch.where(beyond, torch.inf, span.direction * t_end).T.contiguous()
+    size = max(1, _PIECE // max(1, len(times)))
+    found = [
+        _located(t, t_end, ends, count, span, times[:, first : first + size], wanted[:, first : first + size], first)
+        for first in range(0, max(1, times.shape[1]), size)
+    ]
+    rows, columns, slots, fractions = (torch.cat(parts) if len(found) > 1 else parts[0] for parts in zip(*found, strict=True))
+    order = slots.argsort(stable=True)
+    slots = slots[order]
+    offsets = torch.searchsorted(slots, torch.arange(len(t) + 1, device=t.device)).tolist()
+    return OutputPlan(rows[order], columns[order], slots, fractions[order], offsets)
+
+
+def _located(
+    t: Tensor, t_end: Tensor, ends: Tensor, count: Tensor, span: Span, times: Tensor, wanted: Tensor, first: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows, columns (from ``first`` on), slots and fractions of some columns, ``(M,)`` each."""
+    rows, columns = wanted.nonzero(as_tuple=True)
     near = 4 * torch.finfo(torch.float64).eps * times.abs()
-    slots = torch.searchsorted(ends, (sign * times - near).contiguous())[rows, columns]
+    slots = torch.searchsorted(ends, (span.direction.unsqueeze(-1) * times - near).contiguous())[rows, columns]
     slots = torch.minimum(slots, (count[rows] - 1).clamp(min=0))
     start, end, time = t[slots, rows], t_end[slots, rows], times[rows, columns]
     length = torch.where(end == start, 1.0, end - start)
     at_end = (time - end).abs() <= 4 * torch.finfo(torch.float64).eps * torch.maximum(time.abs(), end.abs())
-    fractions = torch.where(at_end, 1.0, (time - start) / length)
-    order = slots.argsort(stable=True)
-    slots = slots[order]
-    offsets = torch.searchsorted(slots, torch.arange(slots_total + 1, device=t.device)).tolist()
-    return OutputPlan(rows[order], columns[order], slots, fractions[order], offsets)
+    return rows, columns + first, slots, torch.where(at_end, 1.0, (time - start) / length)
