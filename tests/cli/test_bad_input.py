@@ -93,6 +93,9 @@ def test_a_folder_is_no_data_file(call: Call, tmp_path: Path) -> None:
         (f"diagnose {PENDULUM} --system van-der-pol", 2, "no energy and no invariant"),
         (f"diagnose {PENDULUM} --system pendulum --plot x.pdf", 2, ".png"),
         ("predict nowhere", 1, "no such run folder"),
+        ("diagnose gradient nowhere", 1, "no such run folder"),
+        (f"diagnose gradient {PENDULUM}", 1, "is a file"),
+        ("diagnose gradient", 2, "physnode diagnose gradient --help"),
         (f"predict {PENDULUM}", 1, "is a file"),
         ("simulate pendulum", 2, "'--out'"),
         ("simulate pendulum --out nodir/a.h5", 1, "the folder does not exist"),
@@ -137,12 +140,19 @@ def test_mistakes(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
         ("predict {run} --model pendulum", 2, "leave --model out"),
         ("diagnose {run} --system pendulum", 2, "is a run"),
         ("diagnose {run} --times-longer 1", 2, "above 1"),
+        ("diagnose gradient {run} --trajectory 1", 2, "it was made on 0, 3, 6"),
+        ("diagnose gradient {run} --trajectory 99 --data {data}", 2, "no trajectory with id 99"),
+        ("diagnose gradient {run} --data nowhere.h5", 1, "no such file"),
+        ("diagnose gradient {run} --data {planets}", 2, "54 state components"),
+        ("diagnose gradient {run} --gradient adjont", 2, "Known gradients: direct, aca"),
+        ("diagnose gradient {run} --repeats 0", 2, "physnode diagnose gradient --help"),
+        ("diagnose gradient {run} --model pendulum", 2, "leave --model out"),
         ("fit pendulum {data} --free damping --out {run}", 2, "already holds a run"),
         ("fit pendulum {data} --free damping --out {run} --resume", 1, "another"),
     ],
 )
 def test_mistakes_with_a_run(call: Call, run_folder: Path, words: str, status: int, message: str) -> None:
-    one_line(call(*words.format(run=run_folder, data=PENDULUM).split()), status, message)
+    one_line(call(*words.format(run=run_folder, data=PENDULUM, planets=PLANETS).split()), status, message)
 
 
 @pytest.mark.parametrize("command", ["predict", "diagnose"])
@@ -203,8 +213,8 @@ def test_bare_commands_show_their_help(call: Call) -> None:
         found = call(*words)
         assert found.status == 2
         assert "Usage: physnode" in found.out + found.err
-    for name in ("systems", "simulate", "fit", "predict", "diagnose"):
-        shown = call(name, "--help")
+    for name in ("systems", "simulate", "fit", "predict", "diagnose", "diagnose gradient"):
+        shown = call(*name.split(), "--help")
         assert shown.status == 0
         assert "Example" in shown.out
     assert call("--version").out.startswith("physnode ")
