@@ -31,6 +31,17 @@ def test_the_fifteen_lines_of_the_readme(monkeypatch, tmp_path, capsys):
     assert names["curve"].y.shape == (301, 2)
 
 
+def test_the_examples_of_the_page_on_differentiating(capsys):
+    import physnode as pn
+
+    names = {"torch": torch, "pn": pn}
+    for code in blocks("docs/differentiating.md"):
+        exec(compile(code, "docs/differentiating.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert re.search(r"symplectic keeps checkpoints \(\d+ states of 2000 steps", out)
+    assert names["check"].ok
+
+
 def test_the_examples_of_the_page_on_solving():
     import physnode as pn
 

@@ -211,8 +211,11 @@ def integrate(
         held = 0
         while not chunk or (len(chunk) < _CHUNK_TRIALS and held + size <= within and running):
             state, trial = advance(setting, state)
-            running = bool((state.status == Status.RUNNING).any())
-            waits = not trim or board.lies_in(trial)
+            more = (state.status == Status.RUNNING).any()
+            if trim:  # one wait for the device tells both
+                running, waits = torch.stack((more, board.lies_in(trial))).tolist()
+            else:
+                running, waits = bool(more), True
             chunk.append(trial if waits else _trimmed(trial, recorder))
             held += size if waits else (2 + len(chunk[-1].step.known)) * y0.numel() * y0.element_size()
             if trial.event is not None and bool((trial.event >= 0).any()):

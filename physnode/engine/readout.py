@@ -116,13 +116,13 @@ class OutputBoard:
         self._ahead = (span.direction.unsqueeze(-1) * times).sort(dim=-1).values.contiguous()
         self.values = torch.where(at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
 
-    def lies_in(self, trial: Trial) -> bool:
-        """Whether some output may lie inside a trial, or on its end."""
+    def lies_in(self, trial: Trial) -> Tensor:
+        """Whether some output may lie inside a trial, or on its end, 0-dim bool."""
         sign = self.span.direction
         near = 4 * torch.finfo(torch.float64).eps * torch.maximum(trial.t.abs(), trial.t_end.abs())
         first = torch.searchsorted(self._ahead, (sign * trial.t - near).unsqueeze(-1))
         last = torch.searchsorted(self._ahead, (sign * trial.t_end + near).unsqueeze(-1), right=True)
-        return bool((first != last).any())
+        return (first != last).any()
 
     def read(self, f: FieldFunction, method: Method, trials: Sequence[Trial]) -> Tensor:
         """Fill in what lies inside the accepted trials; returns the field evaluations this took, ``(B,)``."""

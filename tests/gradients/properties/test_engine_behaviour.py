@@ -109,7 +109,7 @@ def counted(gradient: str, steps: int) -> tuple[int, int]:
 
 def test_the_name_of_a_gradient_says_what_it_does() -> None:
     """The page names each with what it keeps and evaluates, and it is so: none, one pass, at most two passes."""
-    page = (Path(__file__).parents[3] / "docs" / "solving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "differentiating.md").read_text(encoding="utf-8")
     table = re.search(r"\| `gradient=`.*?\n\n", page, re.DOTALL)
     assert table
     for name in ("direct", "aca", "symplectic"):
