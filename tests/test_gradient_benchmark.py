@@ -138,6 +138,7 @@ def test_costs_are_counted():
     assert costs["direct"].backward == 0
     assert 40 <= costs["aca"].backward <= 41  # one more may ask whether the field is still the same
     assert costs["aca"].kept < costs["direct"].kept
+    assert costs["aca"].backward_peak < costs["aca"].forward_peak, "the two are not counted apart"
 
 
 def test_the_theory_grows_by_a_record_a_step(monkeypatch):
