@@ -15,7 +15,7 @@ from physnode.engine.records import Met
 from physnode.engine.status import describe_failures
 from physnode.errors import InputError
 from physnode.fields import VectorField
-from physnode.gradients import Gradient, GradientCost, Outputs, Replay
+from physnode.gradients import Gradient, GradientCost, Outputs, Replay, moved_start
 from physnode.states import StateAdapter
 
 if TYPE_CHECKING:
@@ -186,6 +186,9 @@ class Solution:
                 found = self.gradient.attach(replay, outputs_of(found, piece.met), piece.y0).ys
             values = found if values is None else torch.where(mine.unsqueeze(-1), found, values)
         assert values is not None
+        first = self.pieces[0]
+        epoch = first.replay.span.t0 if first.replay.moving is None else first.replay.moving.t0
+        values = moved_start(first.replay.f, epoch, wanted, first.y0, values)
         shaped = values.reshape(*batch, wanted.shape[-1], values.shape[-1])
         shaped = shaped.squeeze(-2) if scalar else shaped
         return shaped if self.adapter is None else self.adapter.unflatten(shaped)

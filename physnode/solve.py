@@ -33,10 +33,10 @@ from physnode.engine.records import Trial
 from physnode.engine.tracing import trace
 from physnode.errors import InputError, SolveError
 from physnode.fields import VectorField, as_field
-from physnode.gradients import Gradient, GradientCost
+from physnode.gradients import Gradient, GradientCost, moved_start
 from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
-from physnode.ways import Plan, moved_start, of_the_worst, total, ways_of
+from physnode.ways import Plan, of_the_worst, total, ways_of
 
 __all__ = ["FieldLike", "solve"]
 

@@ -24,7 +24,7 @@ from physnode.engine.tracing import Traced
 from physnode.gradients import GradientCost, MovingTimes, Replay
 from physnode.solution import Piece
 
-__all__ = ["Plan", "moved_start", "of_the_worst", "total", "ways_of"]
+__all__ = ["Plan", "of_the_worst", "total", "ways_of"]
 
 
 def ways_of(times: Tensor, epoch: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -33,23 +33,6 @@ def ways_of(times: Tensor, epoch: Tensor) -> list[tuple[Tensor, Tensor]]:
     ahead, behind = times >= start, times < start
     found = [(mine, torch.where(mine, times, start)) for mine in (ahead, behind) if bool(mine.any())]
     return found or [(ahead, torch.where(ahead, times, start))]
-
-
-def moved_start(f: FieldFunction, epoch: Tensor, times: Tensor, y0: Tensor, ys: Tensor) -> Tensor:
-    """``ys`` ``(B, T, dim)``, where an output at the start itself, y0, moves along the solution as its time leaves the epoch.
-
-    One step of the midpoint rule of length zero has the first and second derivatives of the solution.
-    """
-    at_start = (times == epoch.unsqueeze(-1)).detach()
-    if not (torch.is_grad_enabled() and (times.requires_grad or epoch.requires_grad) and bool(at_start.any())):
-        return ys
-    column = at_start.to(torch.int8).argmax(-1, keepdim=True)
-    away = (times.gather(-1, column) - epoch.unsqueeze(-1)).squeeze(-1)
-    away = torch.where(at_start.any(-1), away, torch.zeros_like(away))
-    delta = away.to(y0.dtype).unsqueeze(-1)
-    half = y0 + 0.5 * delta * f(epoch.detach(), y0)
-    change = delta * f(epoch.detach() + 0.5 * away, half)
-    return ys + torch.where(at_start.unsqueeze(-1), change.unsqueeze(1), 0.0)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from physnode.diagnostics.better_steps import better_step
 from physnode.engine.families.base import Step
 from physnode.gradients import Replay
+from physnode.gradients.starts import starts_backward
 
 __all__ = ["Contributions", "sweep"]
 
@@ -58,7 +59,7 @@ def sweep(replay: Replay, gamma: Tensor) -> Contributions:
     embedded, weight = torch.zeros_like(sharp), torch.zeros_like(sharp)
     owed = torch.zeros_like(gamma[:, 0])
     following: Tensor | None = None
-    for slot, y, _ in replay.backward():
+    for slot, y, _ in starts_backward(replay):
         t, t_end = records.t[slot], records.t_end[slot]
         active = records.active(slot)
         moved = active.unsqueeze(-1)

@@ -13,7 +13,7 @@ from physnode.gradients.base import Gradient
 from physnode.gradients.continuous import ContinuousAdjoint
 from physnode.gradients.direct import Direct
 from physnode.gradients.events import Outputs
-from physnode.gradients.moving import MovingTimes
+from physnode.gradients.moving import MovingTimes, moved_start
 from physnode.gradients.replay import Replay
 from physnode.gradients.storage import GradientCost, Storage
 from physnode.gradients.symplectic import SymplecticAdjoint
@@ -30,6 +30,7 @@ __all__ = [
     "Storage",
     "SymplecticAdjoint",
     "get",
+    "moved_start",
 ]
 
 _GRADIENTS: dict[str, type[Gradient]] = {

@@ -17,6 +17,8 @@ from physnode.errors import InputError
 from physnode.gradients.events import Outputs
 from physnode.gradients.owed import Owed
 from physnode.gradients.replay import Replay
+from physnode.gradients.same_field import refuse_another_field
+from physnode.gradients.starts import starts_backward
 from physnode.gradients.storage import Needs, Storage
 from physnode.gradients.variables import refuse_unknown, stand_ins
 
@@ -80,7 +82,7 @@ class Swept(Gradient):
     def sweep(self, replay: Replay, cotangents: Outputs, theta: tuple[Tensor, ...]) -> Owed:
         """Pull the cotangents of the outputs back to all that the solve depends on."""
         owed, before = Owed.at_the_end(replay, cotangents, theta), replay.f.calls.number
-        for slot, y, known in replay.backward():
+        for slot, y, known in starts_backward(replay):
             self.pull_back(owed, slot, y, known)
         replay.cost.add(replay.f.calls.number - before)
         return owed
@@ -115,13 +117,13 @@ class _SweepFunction(torch.autograd.Function):
 
         def sweep() -> tuple[Tensor | None, ...]:
             with stand_ins(theta, graph=False) as fresh:
-                replay.refuse_another_field(y0)
+                refuse_another_field(replay, y0)
                 to_y0, to_clock, to_theta = method.sweep(replay, cotangents, fresh).at_the_start()
             return to_y0 if y0.requires_grad else None, *(to_clock if clock else (None,) * 3), *to_theta
 
         def again() -> tuple[Tensor | None, ...]:
             with stand_ins((y0, *clock, *theta), graph=True) as fresh:
-                replay.refuse_another_field(y0)
+                refuse_another_field(replay, y0)
                 moving = None if replay.moving is None else replay.moving.moved(fresh[1:4])
                 made = replace(replay, moving=moving).run(replay.f, fresh[0])
                 pairs = [(out, owed) for out, owed in zip(made, cotangents, strict=True) if out.requires_grad]

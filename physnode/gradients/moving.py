@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Span
+from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
 
-__all__ = ["MovingTimes", "shares"]
+__all__ = ["MovingTimes", "moved_start", "shares"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,20 @@ def shares(span: Span, jumps: Jumps | None, time: Tensor) -> tuple[Tensor, Tenso
     if jumps is not None:
         free = torch.where(jumps.on(time) & (time != span.t0) & (time != span.t1), 0.0, free)
     return free * (1.0 - share), free * share
+
+
+def moved_start(f: FieldFunction, epoch: Tensor, times: Tensor, y0: Tensor, ys: Tensor) -> Tensor:
+    """``ys`` ``(B, T, dim)``, where an output at the start itself, y0, moves along the solution as its time leaves the epoch.
+
+    One step of the midpoint rule of length zero has the first and second derivatives of the solution.
+    """
+    at_start = (times == epoch.unsqueeze(-1)).detach()
+    if not (torch.is_grad_enabled() and (times.requires_grad or epoch.requires_grad) and bool(at_start.any())):
+        return ys
+    column = at_start.to(torch.int8).argmax(-1, keepdim=True)
+    away = (times.gather(-1, column) - epoch.unsqueeze(-1)).squeeze(-1)
+    away = torch.where(at_start.any(-1), away, torch.zeros_like(away))
+    delta = away.to(y0.dtype).unsqueeze(-1)
+    half = y0 + 0.5 * delta * f(epoch.detach(), y0)
+    change = delta * f(epoch.detach() + 0.5 * away, half)
+    return ys + torch.where(at_start.unsqueeze(-1), change.unsqueeze(1), 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -14,7 +14,6 @@ from physnode.engine.events import Watch
 from physnode.engine.families.base import Method, Step
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
-from physnode.engine.loop import compensated
 from physnode.engine.readout import ReadOut, read_slot
 from physnode.engine.records import OutputPlan, Records, plan_outputs
 from physnode.errors import GradientError
@@ -24,9 +23,6 @@ from physnode.gradients.moving import MovingTimes, shares
 from physnode.gradients.storage import GradientCost
 
 __all__ = ["Replay"]
-
-_SAME = 1e4
-"""Units in the last place by which two calls of one field may differ (sums in another order)."""
 
 T = TypeVar("T")
 
@@ -141,30 +137,6 @@ class Replay:
         events = None if self.events is None else EventPlan.of(self.events.watch, records, self.events.columns)
         return replace(self, records=records, plan=plan, at_start=at_start, events=events)
 
-    def refuse_another_field(self, y0: Tensor) -> None:
-        """Call the field once more at the start ``y0``, and refuse one that is no longer what the steps were made of.
-
-        It sees what the versions of tensors do not: parameters edited by way of ``.data``, constants that were replaced,
-        random numbers that no generator known here has drawn.
-
-        Raises:
-            GradientError: the field gives another value than it did.
-        """
-        self.cost.add(1)
-        with torch.no_grad():
-            now = self.f(self.span.t0, y0.detach())
-        scale = torch.maximum(now.abs(), self.first.abs()).amax(-1, keepdim=True)
-        other = ~((now - self.first).abs() <= _SAME * torch.finfo(now.dtype).eps * scale)
-        other = other & (self.ok & torch.isfinite(scale.squeeze(-1))).unsqueeze(-1)
-        if bool(other.any()):
-            row = int(other.any(-1).nonzero()[0])
-            raise GradientError(
-                f"the field is not the one that the steps were made of: at the start of trajectory {row} it gives "
-                f"{_few(now[row])} where it gave {_few(self.first[row])}. A parameter or a constant that it reads was changed "
-                "between the solve and backward (an optimizer step, .data, an attribute), or it draws random numbers; call "
-                "backward first, or solve again"
-            )
-
     def bound_to(self, theta: Sequence[Tensor], function: Callable[[], T]) -> T:
         """``function()`` while the field's parameters are those of ``theta`` (``torch.func.functional_call`` swaps them)."""
         tensors = {name: tensor for name, tensor in zip(self.names, theta, strict=True) if name is not None}
@@ -215,44 +187,6 @@ class Replay:
         if self.events is None:
             return Outputs.without_events(ys)
         return Outputs(ys, *self.events.tables(event_times, event_states, self.span.t0, y0))
-
-    def backward(self) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
-        """Each slot from the last to the first, with its state ``(B, dim)`` and the field's values in it that were kept.
-
-        States that were not kept are made again, from the last kept one before them.
-        """
-        states = self.records.y
-        for slot in reversed(range(self.records.slots)):
-            if not states.has(slot):
-                self._make_again(slot)
-            yield slot, states.state(slot), states.values(slot)
-            states.release(slot)
-
-    def _make_again(self, slot: int) -> None:
-        states = self.records.y
-        at = states.last_until(slot)
-        self.cost.add(0, slot - at)
-        y, carry = states.state(at), None
-        lost = torch.zeros_like(y)
-        with torch.no_grad():
-            while at < slot:
-                active = self.records.active(at).unsqueeze(-1)
-                start = torch.where(active, y, states.safe)
-                end, lost, carry = self._following(at, start, lost, carry)
-                y, at = torch.where(active, end, y), at + 1
-                states.put(at, y)
-
-    def _following(self, slot: int, y: Tensor, lost: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The state that a recorded step leads to, as the solve made it: what rounding cuts off is carried along."""
-        t, t_end = self.records.t[slot], self.records.t_end[slot]
-        f = self.f.on_step(t, t_end)
-        if self.starts_afresh(slot) or self.events is not None:
-            carry = None
-        step, lost = compensated(self.method.step(f, t, t_end, y, carry), y, lost)
-        if self.events is None or self.records.event is None:
-            return step.y, lost, step.carry
-        after = self.events.watch.after(f, self.records.event[slot], t_end, step.y)
-        return after, torch.where((after != step.y).any(-1, keepdim=True), 0.0, lost), None
 
     def step(self, f: FieldFunction, slot: int, y: Tensor, carry: Tensor | None = None) -> tuple[Step, Tensor]:
         """One recorded step from ``y``, and the outputs ``(M, dim)`` inside it."""
@@ -346,11 +280,6 @@ class Replay:
         step, values = self.step_between(f, slot, t, t_end, y, None, times)
         after = self.events.watch.after(f.on_step(t, t_end), event, t_end, step.y)
         return Made(values, after, step.y, t_end)
-
-
-def _few(values: Tensor) -> str:
-    shown = ", ".join(f"{value:.6g}" for value in values[:3].tolist())
-    return f"({shown}{', ...' if len(values) > 3 else ''})"
 
 
 def _plan(span: Span, records: Records, times: Tensor, reached: Tensor) -> tuple[OutputPlan, Tensor]:
