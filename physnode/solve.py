@@ -113,7 +113,7 @@ def solve(
     start = state_of(y0 if adapter is None else adapter.flatten(y0))
     own = as_field(field) if adapter is None else adapter.field(field)
     watch = watch_of(events, adapter)
-    if transforms.at_work(how, own, chosen):
+    if transforms.at_work(how, own):
         return transforms.solve_inside(
             solve,
             own,

@@ -47,7 +47,7 @@ _INSTEAD = "give the mapped axis to solve itself, whose states are (*batch, dim)
 _GRAPH = (torch.autograd.grad, torch.autograd.backward, Tensor.backward, Tensor.requires_grad_)
 
 
-def at_work(gradient: Gradient, field: VectorField, method: Method) -> bool:
+def at_work(gradient: Gradient, field: VectorField) -> bool:
     """Whether a solve runs inside a transform.
 
     Raises:
