@@ -159,9 +159,9 @@ def float64_of(value: ArrayLike, name: str, y0: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         if value.device != y0.device:
             raise InputError(f"{name} is on {value.device} but y0 on {y0.device}; move one of them")
-        return value.to(torch.float64)
+        return value.to(torch.float64, copy=True)
     try:
-        return torch.as_tensor(np.asarray(value, dtype=np.float64), device=y0.device)
+        return torch.tensor(np.asarray(value, dtype=np.float64), device=y0.device)
     except (TypeError, ValueError):
         raise InputError(f"{name} must hold real numbers; found {value!r}") from None
 

@@ -16,6 +16,7 @@ from physnode.engine.status import describe_failures
 from physnode.errors import InputError
 from physnode.fields import VectorField
 from physnode.gradients import Gradient, GradientCost, Outputs, Replay, moved_start
+from physnode.gradients.same_field import refuse_another_field
 from physnode.states import StateAdapter
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Solution:
 
         Raises:
             InputError: the solve was not dense, or a time lies outside its span.
-            GradientError: a parameter of the field was changed in place since the solve.
+            GradientError: a parameter of the field, or a constant that it reads, was changed since the solve.
         """
         if not self.dense:
             raise InputError("sol.at needs the steps of the solve; call solve(..., dense=True)")
@@ -181,6 +182,8 @@ class Solution:
             span = piece.replay.span
             mine = (wanted - span.t0.unsqueeze(-1)) * span.direction.unsqueeze(-1) >= 0
             replay = piece.replay.at(torch.where(mine, wanted, span.t0.unsqueeze(-1)))
+            if piece is self.pieces[0]:
+                replay.bound_to(replay.theta, partial(refuse_another_field, replay, piece.y0))
             found = replay.bound_to(replay.theta, partial(replay.read, piece.y0))
             if torch.is_grad_enabled() and (piece.y0.requires_grad or replay.theta or replay.moving is not None):
                 found = self.gradient.attach(replay, outputs_of(found, piece.met), piece.y0).ys

@@ -134,7 +134,7 @@ def solve(
             observe=observe,
         )
     batch = tuple(start.shape[:-1])
-    moving_times, shown = times_of(ts, start, batch)
+    moving_times, shown = times_of(ts, start, batch)  # copies: the caller may edit theirs while the solution is alive
     moving_epoch = epoch_of(t0, moving_times, start, batch)
     times, epoch = moving_times.detach(), moving_epoch.detach()
     flat = start.clone().reshape(-1, start.shape[-1])  # the caller may edit y0 while the solution is alive
@@ -161,20 +161,22 @@ def solve(
             "ts, or leave the storage as it is by default"
         )
     keep = Keep() if dense else how.keep(f, chosen, epoch, flat, traced.theta, times.shape[-1]) if differentiable else None
+    ways = ways_of(moving_times, moving_epoch)
+    keep = None if keep is None else keep.shared(len(ways))
     plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe)
 
     values: Tensor | None = None
     traces: list[Trace] = []
     pieces: list[Piece] = []
     met: list[Events] = []
-    for number, (mine, wanted) in enumerate(ways_of(moving_times, moving_epoch)):
+    for number, (mine, wanted) in enumerate(ways):
         found, piece = plan.solve_one_way(wanted, first=number == 0)
         traces.append(found)
         outputs = outputs_of(found.ys, found.met)
         if piece is not None:
             pieces.append(piece)
             if differentiable:
-                cost.note(piece.replay.records, how.keeps)
+                cost.note(piece.replay.records, how.kept_instead)
                 outputs = how.attach(piece.replay, outputs, flat)
         if found.met is not None:
             met.append(Events.of(outputs, found.met, batch))

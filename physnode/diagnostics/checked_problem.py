@@ -118,6 +118,11 @@ class Problem:
             value: Tensor = self.loss(sol.ys)
             return value
         states = sol.flat
+        if self.data is not None and self.data.shape != states.shape:
+            raise InputError(
+                f"data must have the shape of the states, {tuple(states.shape)}; found {tuple(self.data.shape)}. Use loss= for "
+                "data of another shape"
+            )
         target = 0.0 if self.data is None else self.data.to(states)
         there = torch.isfinite(states.detach())
         return 0.5 * torch.where(there, states - target, 0.0).square().sum() / there.sum()

@@ -21,7 +21,6 @@ from physnode.live_bytes import LiveBytes
 
 __all__ = ["check_gradient"]
 
-_INEXACT = ("continuous",)
 _MOVE = 4e-3
 """How far the first differences move each variable, over its size."""
 
@@ -118,7 +117,7 @@ def _row(
     quotients: Sequence[Quotient],
     repeats: int,
 ) -> GradientRow:
-    exact = gradient.name not in _INEXACT
+    exact = gradient.exact
     note = "" if exact else "not exact: its errors fall with the tolerances"
     counted = problem.counted()
     try:

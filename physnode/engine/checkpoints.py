@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 
-__all__ = ["Checkpoints", "repetitions"]
+__all__ = ["Checkpoints"]
 
 
 class Checkpoints:
@@ -67,11 +67,15 @@ class Checkpoints:
         dropped = []
         while len(self._kept) > capacity:
             item = self._dispensable()
-            if item is None:  # all on one level: leave even gaps
-                triples = zip(self._kept, self._kept[1:], self._kept[2:], strict=False)
-                item = min((after - before, at) for before, at, after in triples)[1]
-            self.drop(item)
-            dropped.append(item)
+            if item is None:  # none can be made again from before a higher one: leave even gaps
+                last = len(self._kept) - 1
+                stay = {round(number * last / (capacity - 1)) for number in range(capacity)}
+                dropped += [item for number, item in enumerate(self._kept) if number not in stay]
+                self._kept = [item for number, item in enumerate(self._kept) if number in stay]
+                self._level = {item: self._level[item] for item in self._kept}
+            else:
+                self.drop(item)
+                dropped.append(item)
         return dropped
 
     def _dispensable(self) -> int | None:
@@ -82,11 +86,3 @@ class Checkpoints:
                 return item
             highest = max(highest, self._level[item])
         return None
-
-
-def repetitions(items: int, capacity: int) -> int:
-    """The least r with ``items`` <= C(capacity - 1 + r, r): how often an item is made again at most."""
-    r = 0
-    while math.comb(capacity - 1 + r, r) < items:
-        r += 1
-    return r

@@ -19,6 +19,9 @@ from physnode.errors import GradientError
 
 __all__ = ["KeptStates"]
 
+_BLOCK = 16
+"""Places that are made at once where slots come one by one."""
+
 
 class KeptStates:
     """Start states ``(B, dim)`` by slot; rows that rest in a slot are shown in a safe state."""
@@ -74,8 +77,8 @@ class KeptStates:
         """
         if not self.has(slot):
             raise GradientError(
-                "the states of the steps were not kept by this solve; solve with dense=True, or with an exact gradient that "
-                'keeps them, such as "aca"'
+                "the states of all steps are needed, and this solve has not kept them; solve with dense=True, or with a "
+                'gradient that keeps them, such as "aca" without a bound in its Storage'
             )
         return self._shown(slot, self._payload(slot)[..., : self.rest.shape[-1]])
 
@@ -151,6 +154,8 @@ class KeptStates:
 
     def forget_values(self) -> None:
         """Keep the states alone."""
+        if not self.widths:
+            return
         self.widths = ()
         dim = self.rest.shape[-1]
         for number, block in enumerate(self._blocks):
@@ -190,8 +195,11 @@ class KeptStates:
         elif self._free:
             self._place[slot] = self._free.pop()
         else:
-            self._add_block(self.rest.new_empty(1, len(self.rest), self.rest.shape[-1]))
+            capacity = self.checkpoints.capacity or _BLOCK
+            size = max(1, min(_BLOCK, capacity - len(self._place)))
+            self._add_block(self.rest.new_empty(size, len(self.rest), self.rest.shape[-1]))
             self._place[slot] = self._first[-1]
+            self._free += range(self._first[-1] + size - 1, self._first[-1], -1)
 
     def _compact(self) -> None:
         """Give back the places of slots that were dropped."""

@@ -219,7 +219,7 @@ def integrate(
             chunk.append(trial if waits else _trimmed(trial, recorder))
             held += size if waits else (2 + len(chunk[-1].step.known)) * y0.numel() * y0.element_size()
             if trial.event is not None and bool((trial.event >= 0).any()):
-                marked.append(trial._replace(carry=None, step=replace(trial.step, error=(), carry=None, stages=())))
+                marked.append(trial._replace(carry=None, step=Step(trial.step.y, (), None, ())))
             if setting.observe is not None:
                 setting.observe(trial)
             del trial

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,12 @@ from physnode.engine.kept_states import KeptStates
 from physnode.engine.records import Records, Trial
 from physnode.errors import GradientError
 
-__all__ = ["TIME_BYTES", "Keep", "Recorder"]
+__all__ = ["Keep", "Recorder"]
 
-TIME_BYTES = 32
-"""What the time of one step of one trajectory takes while outputs are located among the steps."""
+_TIME_BYTES = 18
+_RAGGED_TIME_BYTES = 27
+"""What the time of one step of one trajectory takes while outputs are located among the steps, where all trajectories have as
+many steps, and where they have not."""
 _SPARED = 0.8
 """Part of the places that is left when times and states together have come to the limit."""
 
@@ -34,6 +36,14 @@ class Keep:
     """The most states that may be kept."""
     chunk: int | None = None
     """Bytes that the trials which wait for their read-out may take."""
+
+    def shared(self, ways: int) -> Keep:
+        """For each of several ways of a solve."""
+        if ways == 1:
+            return self
+        limit = None if self.limit is None else self.limit // ways
+        places = None if self.places is None else max(2, self.places // ways)
+        return replace(self, values_limit=self.values_limit // ways, limit=limit, places=places)
 
 
 class Recorder:
@@ -124,6 +134,8 @@ class Recorder:
         chosen = accept.any(-1).nonzero().flatten().tolist()
         if not chosen:
             return
+        if states.widths and self._taken(len(chosen)) > self.keep.values_limit:
+            states.forget_values()
         payloads = [_payload(trials[number], bool(states.widths)) for number in chosen]
         everyone = bool((accept.all(-1) == accept.any(-1)).all()) and bool((self._count == self._count[0]).all())
         if everyone:
@@ -135,15 +147,26 @@ class Recorder:
         order, rows, at = (index.to(self.t0.device) for index in (order, rows, at))
         states.write(at, rows, torch.stack(payloads)[order, rows])
 
+    def _taken(self, coming: int) -> int:
+        """Bytes of times, states and values, with those of ``coming`` slots more, which are there twice while they come."""
+        assert self._states is not None
+        slot = self._states.slot_bytes + sum(self._states.widths) * len(self._rest) * self._rest.element_size()
+        return self._times + self._states.bytes + 2 * coming * slot
+
+    @property
+    def _times(self) -> int:
+        """Bytes of the times so far."""
+        each = _RAGGED_TIME_BYTES if bool((self._count != self._count[0]).any()) else _TIME_BYTES
+        return each * self._opened * len(self.t0)
+
     def _stay_within(self) -> None:
-        """Give up values first, then states."""
+        """Give up states, where values are gone already."""
         states, keep = self._states, self.keep
         assert states is not None
-        times = TIME_BYTES * self._opened * len(self.t0)
-        if states.widths and times + states.bytes > keep.values_limit:
-            states.forget_values()
-        if keep.limit is None or times + states.bytes <= keep.limit:
+        if keep.limit is None or self._taken(0) <= keep.limit:
             return
+        states.forget_values()
+        times = self._times
         room = int(_SPARED * min(states.kept, (keep.limit - times) // states.slot_bytes))
         if room < 2:
             raise GradientError(

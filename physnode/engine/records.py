@@ -146,8 +146,10 @@ def plan_outputs(t: Tensor, t_end: Tensor, count: Tensor, span: Span, times: Ten
 
     A time within four units in the last place of a step's end is that end.
     """
-    beyond = torch.arange(len(t), device=t.device).unsqueeze(-1) >= count
-    ends = torch.where(beyond, torch.inf, span.direction * t_end).T.contiguous()
+    ends = t_end.new_empty(t_end.shape[1], len(t))  # in place, since there may be very many steps
+    torch.mul(t_end.T, span.direction.unsqueeze(-1), out=ends)
+    if bool((count < len(t)).any()):
+        ends.masked_fill_(torch.arange(len(t), device=t.device) >= count.unsqueeze(-1), torch.inf)
     size = max(1, _PIECE // max(1, len(times)))
     found = [
         _located(t, t_end, ends, count, span, times[:, first : first + size], wanted[:, first : first + size], first)

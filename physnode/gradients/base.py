@@ -14,6 +14,7 @@ from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.recorder import Keep
 from physnode.errors import InputError
+from physnode.gradients.autocast import autocast_of
 from physnode.gradients.events import Outputs
 from physnode.gradients.owed import Owed
 from physnode.gradients.replay import Replay
@@ -29,7 +30,9 @@ class Gradient(ABC):
     """A way of differentiating a recorded solve."""
 
     name: str
-    keeps: str | None = None
+    exact: bool = True
+    """Whether it is the gradient of the solve that was made, to rounding."""
+    kept_instead: str | None = None
     """What is kept in the place of states, for a gradient that reads none."""
     storage: Storage | None = None
     """What is kept of the states, for a gradient that reads them."""
@@ -44,7 +47,7 @@ class Gradient(ABC):
         Raises:
             GradientError: no gradient fits within the limit that the user has set.
         """
-        return Keep(states=self.keeps is None)
+        return Keep(states=self.kept_instead is None)
 
     def __repr__(self) -> str:
         return f"<gradient {self.name}>"
@@ -102,7 +105,7 @@ class _SweepFunction(torch.autograd.Function):
         *theta: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(y0, t0, t1, times, *theta)  # their versions are checked: a parameter edited since then raises
-        ctx.method, ctx.replay = method, replay
+        ctx.method, ctx.replay, ctx.autocast = method, replay, autocast_of(y0.device)
         return tuple(value.detach() for value in outputs)
 
     @staticmethod
@@ -118,6 +121,7 @@ class _SweepFunction(torch.autograd.Function):
         def sweep() -> tuple[Tensor | None, ...]:
             with stand_ins(theta, graph=False) as fresh:
                 refuse_another_field(replay, y0)
+                replay.cost.add(1)
                 to_y0, to_clock, to_theta = method.sweep(replay, cotangents, fresh).at_the_start()
             return to_y0 if y0.requires_grad else None, *(to_clock if clock else (None,) * 3), *to_theta
 
@@ -137,4 +141,6 @@ class _SweepFunction(torch.autograd.Function):
             back = [next(found) if tensor.requires_grad else None for tensor in fresh]
             return tuple(back) if clock else (back[0], None, None, None, *back[1:])
 
-        return None, None, None, *replay.bound_to(theta, again if torch.is_grad_enabled() else sweep)
+        with ctx.autocast():
+            back = replay.bound_to(theta, again if torch.is_grad_enabled() else sweep)
+        return None, None, None, *back

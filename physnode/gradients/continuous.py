@@ -18,10 +18,12 @@ from physnode.engine.controllers import Controller
 from physnode.engine.families.base import Method
 from physnode.engine.families.explicit_rk import ExplicitRungeKutta
 from physnode.errors import GradientError, InputError
+from physnode.gradients.autocast import autocast_of
 from physnode.gradients.backward_solve import BackwardSolve, Found
 from physnode.gradients.base import Gradient
 from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
+from physnode.gradients.same_field import refuse_another_field
 from physnode.gradients.variables import stand_ins
 
 __all__ = ["ContinuousAdjoint"]
@@ -63,7 +65,8 @@ class ContinuousAdjoint(Gradient):
     """
 
     name = "continuous"
-    keeps = "outputs"
+    exact = False
+    kept_instead = "outputs"
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class _ContinuousFunction(torch.autograd.Function):
         *theta: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(ys, y0, *theta)  # their versions are checked: a parameter edited since then raises
-        ctx.solver, ctx.replay, ctx.with_times = solver, replay, t0 is not None
+        ctx.solver, ctx.replay, ctx.with_times, ctx.autocast = solver, replay, t0 is not None, autocast_of(y0.device)
         return ys.clone()
 
     @staticmethod
@@ -142,10 +145,12 @@ class _ContinuousFunction(torch.autograd.Function):
 
         def sweep() -> Found:
             with stand_ins(theta, graph=False) as fresh:
+                refuse_another_field(replay, y0)
                 return solver.pull_back(replay, ys, y0, grads[0], fresh, with_times=ctx.with_times)
 
-        found = replay.bound_to(theta, sweep)
-        replay.cost.add(found.evaluations)
+        with ctx.autocast():
+            found = replay.bound_to(theta, sweep)
+        replay.cost.add(found.evaluations + 1)
         to_y0 = found.to_y0 if y0.requires_grad else None
         to_t0, to_times = (found.to_t0, found.to_times) if ctx.with_times else (None, None)
         return None, None, None, to_y0, to_t0, to_times, *found.to_theta

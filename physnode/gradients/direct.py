@@ -21,7 +21,7 @@ class Direct(Gradient):
     """Backpropagation through the accepted steps."""
 
     name = "direct"
-    keeps = "graph"
+    kept_instead = "graph"
 
     def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
         """The outputs of the solve, bit for bit, with the graph of the replayed ones."""

@@ -45,7 +45,10 @@ def _make_again(replay: Replay, slot: int) -> None:
 def _following(
     replay: Replay, slot: int, y: Tensor, lost: Tensor, carry: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The state that a recorded step leads to, as the solve made it: what rounding cuts off is carried along."""
+    """The state that a recorded step leads to, as the solve made it, but for the rounding of the state it was made from.
+
+    What rounding cuts off is carried along from there.
+    """
     t, t_end = replay.records.t[slot], replay.records.t_end[slot]
     f = replay.f.on_step(t, t_end)
     if replay.starts_afresh(slot) or replay.events is not None:

@@ -21,6 +21,7 @@ from physnode.engine.loop import trial_bytes
 from physnode.engine.recorder import Keep
 from physnode.engine.records import Records
 from physnode.errors import GradientError, InputError
+from physnode.gradients.variables import stand_ins
 from physnode.live_bytes import LiveBytes
 
 __all__ = ["GradientCost", "Needs", "Storage"]
@@ -38,19 +39,21 @@ class Storage:
     Args:
         limit: bytes of tensors that the solve and its gradient may have alive at once, beside what the caller holds (the
             field's parameters, y0, the loss). None: as many as it takes.
-        keep: ``"auto"``, the most that fits; or at most ``"stages"`` (states and the field's values inside steps),
-            ``"steps"`` (states), ``"checkpoints"`` (a bounded number of states; needs ``checkpoints`` or ``limit``).
+        keep: ``"auto"``, the most that fits; or at most ``"stages"`` (states and the field's values inside steps, of which
+            ``ACA`` has no use), ``"steps"`` (states), ``"checkpoints"`` (a bounded number of states; needs ``checkpoints`` or
+            ``limit``).
         checkpoints: how many states are kept at most, two or more.
 
     With c checkpoints a step is made again at most r times, where C(c - 1 + r, r) is not below the number of steps.
     """
 
-    limit: int | None = None
+    limit: float | None = None
     keep: Literal["auto", "stages", "steps", "checkpoints"] = "auto"
     checkpoints: int | None = None
 
     def __post_init__(self) -> None:
-        if self.limit is not None and not (isinstance(self.limit, int | float) and 0 < self.limit < float("inf")):
+        number = isinstance(self.limit, int | float) and not isinstance(self.limit, bool)
+        if self.limit is not None and not (number and 1 <= self.limit < float("inf")):
             raise InputError(f"Storage(limit=...) is a number of bytes above zero; found {self.limit!r}")
         if self.keep not in ("auto", "stages", "steps", "checkpoints"):
             raise InputError(f'Storage(keep=...) is "auto", "stages", "steps" or "checkpoints"; found {self.keep!r}')
@@ -110,11 +113,11 @@ class Needs:
         """Those of a solve of ``outputs`` times from ``y`` ``(B, dim)``; one evaluation, or step, is made to measure it."""
         state = y.numel() * y.element_size()
         parameters = sum(tensor.numel() * tensor.element_size() for tensor in theta)
-        with LiveBytes() as live, torch.enable_grad():
+        with LiveBytes() as live, torch.enable_grad(), stand_ins(theta, graph=False) as fresh:
             point = y.detach().requires_grad_()
             value = method.step(f, t, t + 1e-6, point).y if whole_steps else f(t, point)
             if value.requires_grad:
-                torch.autograd.grad(value, (point, *theta), torch.ones_like(value), allow_unused=True)
+                torch.autograd.grad(value, (point, *fresh), torch.ones_like(value), allow_unused=True)
             del value
         stages = method.evaluations + method.extra_evaluations
         return cls(
@@ -139,11 +142,11 @@ class GradientCost:
     """How many of their states were kept."""
     bytes: int = 0
     """What states, values and times of the steps take."""
-    limit: int | None = None
+    limit: float | None = None
     evaluations: int = 0
-    """Calls of the field, each for the whole batch, that the last backward pass made."""
+    """Calls of the field, each for the whole batch, that all backward passes so far have made."""
     again: int = 0
-    """Steps that it made again to come to a state that was not kept."""
+    """Steps that they made again to come to a state that was not kept."""
 
     def note(self, records: Records, kept: str | None) -> None:
         """Add one way of the solve."""
@@ -165,5 +168,5 @@ class GradientCost:
         size = f"{self.bytes / 2**20:.3g} MiB" if self.bytes >= 2**20 else f"{self.bytes / 2**10:.3g} KiB"
         what = f"{self.states} states of {self.steps} steps" if self.kept == "checkpoints" else f"of {self.steps} steps"
         told = f"{self.gradient} keeps {self.kept} ({what}, {size}"
-        told += ")" if self.limit is None else f", limit {self.limit} bytes)"
+        told += ")" if self.limit is None else f", limit {self.limit:.0f} bytes)"
         return f"{told}, {self.evaluations} evaluations going back" if self.evaluations else told

@@ -15,6 +15,8 @@ from physnode.torch_internals import in_transform
 
 __all__ = ["CompensatedSum", "ParameterSums"]
 
+_HALVES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_SINGLES = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _LARGE = 2**20
 """Bytes of parameters above which one more copy of their gradients is dearer than the digits, or the time, that it saves."""
 
@@ -43,8 +45,8 @@ class ParameterSums:
     def __init__(self, theta: Sequence[Tensor]) -> None:
         self.theta = tuple(theta)
         self._large = sum(tensor.numel() * tensor.element_size() for tensor in self.theta) > _LARGE
-        widen = {} if self._large else {torch.float32: torch.float64}
-        self._totals = [torch.zeros_like(tensor, dtype=widen.get(tensor.dtype, tensor.dtype)) for tensor in self.theta]
+        wider = _HALVES if self._large else {**_HALVES, **_SINGLES}
+        self._totals = [torch.zeros_like(tensor, dtype=wider.get(tensor.dtype, tensor.dtype)) for tensor in self.theta]
 
     def sunk(self) -> AbstractContextManager[Any]:
         """Within the context, large parameters that a graph reads have their gradients added up read by read, as they come.

@@ -32,7 +32,7 @@ def stand_ins(theta: Sequence[Tensor], *, graph: bool) -> Iterator[tuple[Tensor,
     if graph:
         fresh = tuple(tensor.view_as(tensor) for tensor in theta)
         mode = _Instead(theta, fresh)
-    elif any(not tensor.is_leaf or tensor._backward_hooks for tensor in theta):
+    elif any(not tensor.is_leaf or tensor._backward_hooks or not tensor.requires_grad for tensor in theta):
         fresh = tuple(tensor.detach().requires_grad_() for tensor in theta)
         mode = _Instead(theta, fresh)
     with mode:

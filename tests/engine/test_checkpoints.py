@@ -6,9 +6,17 @@ import math
 
 import pytest
 
-from physnode.engine.checkpoints import Checkpoints, repetitions
+from physnode.engine.checkpoints import Checkpoints
 
 LENGTHS = [1, 2, 3, 5, 8, 13, 50, 100, 286, 287, 1000]
+
+
+def repetitions(items: int, capacity: int) -> int:
+    """The least r with ``items`` <= C(capacity - 1 + r, r): how often an item is made again at most."""
+    r = 0
+    while math.comb(capacity - 1 + r, r) < items:
+        r += 1
+    return r
 
 
 def sweep(items: int, capacity: int) -> list[int]:

@@ -13,7 +13,7 @@ import physnode as pn
 from physnode.errors import GradientError
 
 F64 = torch.float64
-SWEPT = ["aca", "symplectic"]
+SWEPT = ["aca", "symplectic", "continuous"]
 
 
 class Field(nn.Module):
@@ -68,6 +68,8 @@ EDITS = [in_place, new_data, by_vector, by_assignment, buffer_in_place, another_
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("edit", EDITS)
 def test_every_way_of_editing_is_seen(edit: Callable[[Field], None], gradient: str, create_graph: bool) -> None:
+    if gradient == "continuous" and create_graph:
+        pytest.skip("it has no second derivative")
     field, y0 = Field(), torch.tensor([[1.0, 0.5], [0.2, -1.0]], dtype=F64, requires_grad=True)
     loss = pn.solve(field, y0, [0.0, 1.0], gradient=gradient).ys.square().sum()
     edit(field)
@@ -111,7 +113,7 @@ def test_noise_that_no_known_generator_draws_is_refused(gradient: str) -> None:
         sol.ys.sum().backward()
 
 
-@pytest.mark.parametrize("gradient", SWEPT)
+@pytest.mark.parametrize("gradient", SWEPT[:2])
 @pytest.mark.parametrize("derived", [False, True])
 def test_a_tensor_read_late_is_refused_with_a_graph_too(gradient: str, derived: bool) -> None:
     """Its share of the gradient would be lost in a second derivative as in a first."""
@@ -137,3 +139,60 @@ def test_dense_output_moves_with_the_times_it_is_asked_for() -> None:
     found, by_y0 = torch.autograd.grad(values[:, 0].sum(), (times, y0))
     assert torch.allclose(found, (-rate * values[:, 0] * torch.cos(times)).detach(), rtol=1e-6)
     assert torch.allclose(by_y0[:1], values[:, 0].sum().detach(), rtol=1e-9)
+
+
+def test_dense_output_of_another_field_is_refused() -> None:
+    factor = [1.0]
+    sol = pn.solve(lambda t, y: -factor[0] * y, torch.ones(1, dtype=F64), [0.0, 1.0], dense=True)
+    sol.at(0.37)
+    factor[0] = 3.0
+    with pytest.raises(GradientError, match="not the one that the steps were made of"):
+        sol.at(0.37)
+
+
+@pytest.mark.parametrize("gradient", SWEPT)
+def test_times_that_the_caller_edits_are_not_those_of_the_solve(gradient: str) -> None:
+    ts, y0 = np.array([0.0, 1.0]), torch.ones(1, dtype=F64, requires_grad=True)
+    sol = pn.solve(lambda t, y: -t * y, y0, ts, gradient=gradient)
+    ts += 1.0
+    sol.ys[-1].sum().backward()
+    assert y0.grad is not None
+    assert float(y0.grad) == pytest.approx(float(np.exp(-0.5)), rel=1e-5)
+    assert sol.ts.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("gradient", SWEPT)
+def test_a_field_under_autocast_is_the_same_outside_of_it(gradient: str) -> None:
+    torch.manual_seed(0)
+    net, y0 = nn.Linear(2, 2), torch.ones(3, 2, requires_grad=True)
+    found = []
+    for how in (gradient, "direct"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            sol = pn.solve(
+                lambda t, y: net(y).float() - y, y0, [0.0, 1.0], method="rk4", controller=pn.Fixed(0.1), gradient=how
+            )
+        found.append(torch.autograd.grad(sol.ys[-1].sum(), net.weight)[0])
+    assert torch.allclose(*found, rtol=0.02)
+
+
+@pytest.mark.parametrize("gradient", SWEPT[:2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parameters_in_half_precision_lose_nothing_to_their_sums(gradient: str, dtype: torch.dtype) -> None:
+    """y' = -p y by Euler: dy_N/dp = -N h (1 - p h)^(N-1) y_0."""
+    p = torch.tensor(0.5, dtype=dtype, requires_grad=True)
+    y0, steps = torch.full((1, 1), 2.0), 1000
+    sol = pn.solve(
+        lambda t, y: -p.to(y.dtype) * y, y0, [0.0, 1.0], method="euler", controller=pn.Fixed(1 / steps), gradient=gradient
+    )
+    (found,) = torch.autograd.grad(sol.ys[-1].sum(), p)
+    assert float(found) == pytest.approx(-2.0 * (1 - 0.5 / steps) ** (steps - 1), rel=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("gradient", SWEPT[:2])
+def test_a_parameter_that_was_frozen_since_keeps_its_gradient(gradient: str) -> None:
+    field, y0 = Field(), torch.ones(1, 2, dtype=F64, requires_grad=True)
+    loss = pn.solve(field, y0, [0.0, 1.0], gradient=gradient).ys.sum()
+    field.linear.weight.requires_grad_(False)
+    loss.backward()
+    assert y0.grad is not None
+    assert field.linear.bias.grad is not None

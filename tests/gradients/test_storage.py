@@ -155,7 +155,7 @@ class TestLimit:
 
     def test_the_fastest_that_fits_is_chosen(self) -> None:
         whole = long_solve(pn.Storage(), "direct")[0]
-        costs = [long_solve(pn.Storage(limit=int(part * whole)))[1].stats.gradient for part in (0.6, 0.1, 0.06)]
+        costs = [long_solve(pn.Storage(limit=int(part * whole)))[1].stats.gradient for part in (0.6, 0.1, 0.05)]
         assert [cost.kept for cost in costs if cost] == ["stages", "steps", "checkpoints"]
         evaluations = [cost.evaluations for cost in costs if cost]
         assert evaluations == sorted(evaluations)
@@ -183,6 +183,33 @@ class TestLimit:
         with torch.no_grad():
             sol = pn.solve(Net(), torch.ones(3, dtype=F64), [0.0, 1.0], gradient=pn.ACA(pn.Storage(limit=1)))
         assert sol.stats.gradient is None
+
+
+@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("part", [0.3, 0.1])
+def test_a_limit_holds_for_both_ways_together(kind: Any, part: float) -> None:
+    net, y0, ts = Net(4, 32), torch.ones(2, 4, dtype=F64, requires_grad=True), torch.tensor([-2.5, 2.5], dtype=F64)
+
+    def peak(gradient: Any) -> int:
+        with LiveBytes() as live:
+            sol = pn.solve(net, y0, ts, t0=0.0, method="rk4", controller=pn.Fixed(0.01), gradient=gradient)
+            torch.autograd.grad(sol.ys.square().sum(), (y0, *net.parameters()))
+        return live.peak
+
+    limit = int(part * peak("direct"))
+    assert peak(kind(pn.Storage(limit=limit))) <= limit
+
+
+def test_a_limit_looks_at_the_field_without_touching_the_graph_of_its_tensors() -> None:
+    """A parameter computed from another, and a hook: one backward, one call."""
+    logarithm = torch.tensor(0.1, dtype=F64, requires_grad=True)
+    calls: list[Tensor] = []
+    logarithm.register_hook(calls.append)
+    rate = logarithm.exp()
+    sol = pn.solve(lambda t, y: -rate * y, torch.ones(1, 1, dtype=F64), [0.0, 1.0], gradient=pn.ACA(pn.Storage(limit=10**7)))
+    assert not calls
+    sol.ys.sum().backward()
+    assert len(calls) == 1
 
 
 class TestCheckpoints:
@@ -252,6 +279,7 @@ class TestCost:
         ({"limit": -5}, "number of bytes above zero"),
         ({"limit": float("nan")}, "number of bytes above zero"),
         ({"limit": "1 GB"}, "number of bytes above zero"),
+        ({"limit": True}, "number of bytes above zero"),
         ({"keep": "all"}, '"stages", "steps" or "checkpoints"; found \'all\''),
         ({"keep": "checkpoints"}, "needs checkpoints=NUMBER or limit=BYTES"),
         ({"checkpoints": 1}, "two or more"),
