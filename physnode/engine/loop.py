@@ -25,7 +25,7 @@ from physnode.engine.recorder import Keep, Recorder
 from physnode.engine.records import Met, Records, Trial
 from physnode.engine.status import Status
 
-__all__ = ["Setting", "Trace", "advance", "compensated", "integrate", "trial_bytes"]
+__all__ = ["Setting", "State", "Trace", "advance", "begin", "compensated", "integrate", "trial_bytes"]
 
 _CROWD = 12
 """Events in a row at one time that are more than several conditions met at once."""
@@ -152,6 +152,35 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
     return following, Trial(state.t, t_end, y, carry, step, accept, event)
 
 
+def begin(setting: Setting, y0: Tensor, derivative: Tensor, carry: Tensor | None, status: Tensor, spent: int) -> State:
+    """Where the loop stands before its first trial from ``y0`` ``(B, dim)``, ``spent`` evaluations having been made."""
+    span, safe = setting.span, (status > 0).unsqueeze(-1)
+    start = torch.where(safe, setting.safe_y, y0)
+    dt, memory, on_start = setting.controller.start(setting.method, setting.f, span, start, derivative)
+    zeros = torch.zeros_like(status)
+    signs = zeros.unsqueeze(-1)[:, :0]
+    if setting.watch is not None:
+        signs = setting.watch.signs(setting.f, span.t0, start, span.direction)
+    return State(
+        t=span.t0,
+        y=y0,
+        lost=torch.zeros_like(y0),
+        dt=dt,
+        carry=carry,
+        memory=memory,
+        accepted=zeros,
+        rejected=zeros,
+        status=status,
+        reached=span.t0,
+        fresh=torch.zeros_like(safe[:, 0]) if setting.jumps is None else setting.jumps.on(span.t0),
+        signs=signs,
+        evaluations=zeros + (spent + on_start),
+        tried=dt,
+        crowd=zeros,
+        leaving=torch.zeros_like(signs, dtype=torch.bool),
+    )
+
+
 def integrate(
     setting: Setting,
     y0: Tensor,
@@ -170,34 +199,8 @@ def integrate(
     have been made.
     """
     span, method = setting.span, setting.method
-    safe = (status > 0).unsqueeze(-1)
-    dt, memory, on_start = setting.controller.start(method, setting.f, span, torch.where(safe, setting.safe_y, y0), derivative)
-    zeros = torch.zeros_like(status)
-    fresh = torch.zeros_like(safe[:, 0]) if setting.jumps is None else setting.jumps.on(span.t0)
-    signs = (
-        zeros.unsqueeze(-1)[:, :0]
-        if setting.watch is None
-        else setting.watch.signs(setting.f, span.t0, torch.where(safe, setting.safe_y, y0), span.direction)
-    )
-    state = State(
-        t=span.t0,
-        y=y0,
-        lost=torch.zeros_like(y0),
-        dt=dt,
-        carry=carry,
-        memory=memory,
-        accepted=zeros,
-        rejected=zeros,
-        status=status,
-        reached=span.t0,
-        fresh=fresh,
-        signs=signs,
-        evaluations=zeros + (spent + on_start),
-        tried=dt,
-        crowd=zeros,
-        leaving=torch.zeros_like(signs, dtype=torch.bool),
-    )
-    read_outs = zeros
+    state = begin(setting, y0, derivative, carry, status, spent)
+    read_outs = torch.zeros_like(status)
     recorder = None
     if keep is not None:
         recorder = Recorder(keep, span.t0, setting.safe_y, with_events=setting.watch is not None)

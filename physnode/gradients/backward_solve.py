@@ -9,7 +9,7 @@ from torch import Tensor
 
 from physnode.engine.controllers import Adaptive, Controller, Span
 from physnode.engine.families.base import Method
-from physnode.engine.loop import Setting, State, advance
+from physnode.engine.loop import Setting, advance, begin
 from physnode.engine.status import Status, describe_failures
 from physnode.errors import GradientError
 from physnode.gradients.augmented import AugmentedField, Clock, Layout, controlled
@@ -140,7 +140,8 @@ class BackwardSolve:
         derivative = field.on_step(zero, clock.length)(zero, row)
         carry = method.start(field, zero, row, derivative)
         setting = Setting(field, method, controller, span, row, carry, self.max_steps, clock.stops)
-        state = _first_state(setting, row, derivative, carry)
+        status = torch.full_like(zero, int(Status.RUNNING), dtype=torch.int64)
+        state = begin(setting, row, derivative, carry, status, spent=1)
         while bool(state.status == Status.RUNNING):  # there is no read-out, so nothing of a trial is kept for one
             state = advance(setting, state)[0]
         if not bool(state.status == Status.OK):
@@ -153,29 +154,3 @@ class BackwardSolve:
                 '"symplectic", which solve nothing backward'
             )
         return state.y, float(state.dt), int(state.evaluations)
-
-
-def _first_state(setting: Setting, y: Tensor, derivative: Tensor, carry: Tensor | None) -> State:
-    """Where the loop stands before its first trial, with one evaluation made."""
-    span = setting.span
-    dt, memory, on_start = setting.controller.start(setting.method, setting.f, span, y, derivative)
-    counts = torch.zeros_like(span.t0, dtype=torch.int64)
-    marks = torch.zeros_like(counts, dtype=torch.bool)
-    return State(
-        t=span.t0,
-        y=y,
-        lost=torch.zeros_like(y),
-        dt=dt,
-        carry=carry,
-        memory=memory,
-        accepted=counts,
-        rejected=counts,
-        status=torch.full_like(counts, int(Status.RUNNING)),
-        reached=span.t0,
-        fresh=marks,
-        signs=counts.unsqueeze(-1)[:, :0],
-        evaluations=counts + (1 + on_start),
-        tried=dt,
-        crowd=counts,
-        leaving=marks.unsqueeze(-1)[:, :0],
-    )
