@@ -143,6 +143,7 @@ class Sparing(ACA):
     """
 
     def __init__(self, problem: Problem) -> None:
+        super().__init__()
         self._problem = problem
 
     def attach(self, replay: Replay, outputs: Outputs, y0: Tensor) -> Outputs:
