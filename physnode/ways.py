@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from physnode.engine import methods
 from physnode.engine.controllers import Controller, Span
 from physnode.engine.diagnosis import diagnose
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps
-from physnode.engine.loop import Setting, Trace, integrate
+from physnode.engine.loop import Setting, Trace, first_status, integrate
 from physnode.engine.readout import OutputBoard, ReadOut
 from physnode.engine.recorder import Keep
 from physnode.engine.records import Trial
@@ -63,9 +62,8 @@ class Plan:
         span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))
         with torch.no_grad():
             start, derivative = self.y0.detach(), traced.derivative
-            good = torch.isfinite(start.sum(-1)) & torch.isfinite(derivative.sum(-1))
-            status = torch.where(t1 == epoch, int(Status.OK), int(Status.RUNNING))
-            status = torch.where(good, status, int(Status.NON_FINITE))
+            status = first_status(span, start, derivative)
+            good = status != Status.NON_FINITE
             carry = method.start(f, epoch, start, derivative)
             safe_y, safe_carry = start, carry
             if not bool(good.all()) and bool(good.any()):
@@ -78,7 +76,7 @@ class Plan:
             setting = Setting(
                 f, method, self.controller, span, safe_y, safe_carry, self.max_steps, self.jumps, self.watch, self.observe
             )
-            spent = int(first) * traced.calls + int(carry is not None and not _shares_derivative(method, f))
+            spent = int(first) * traced.calls + int(carry is not None and not method.shares_derivative(f))
             board = OutputBoard(span, times, start, self.read)
             found = integrate(setting, start, derivative, carry, status, board, keep=self.keep, spent=spent)
             explicit = not method.implicit
@@ -105,11 +103,6 @@ class Plan:
             self.cost,
         )
         return found, Piece(replay, self.y0, found.met)
-
-
-def _shares_derivative(method: Method, f: FieldFunction) -> bool:
-    """Whether the first step starts from f(t0, y0) itself, which is already known."""
-    return not isinstance(method, methods.Splitting) or f.drift_is_identity
 
 
 def total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:

@@ -25,7 +25,7 @@ from physnode.engine.recorder import Keep, Recorder
 from physnode.engine.records import Met, Records, Trial
 from physnode.engine.status import Status
 
-__all__ = ["Setting", "State", "Trace", "advance", "begin", "compensated", "integrate", "trial_bytes"]
+__all__ = ["Setting", "State", "Trace", "advance", "begin", "compensated", "first_status", "integrate", "trial_bytes"]
 
 _CROWD = 12
 """Events in a row at one time that are more than several conditions met at once."""
@@ -150,6 +150,13 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
         leaving=after.leaving,
     )
     return following, Trial(state.t, t_end, y, carry, step, accept, event)
+
+
+def first_status(span: Span, y0: Tensor, derivative: Tensor) -> Tensor:
+    """How each trajectory stands before its first trial: running, at its end already, or where the field is not finite."""
+    good = torch.isfinite(y0.sum(-1)) & torch.isfinite(derivative.sum(-1))
+    status = torch.where(span.t1 == span.t0, int(Status.OK), int(Status.RUNNING))
+    return torch.where(good, status, int(Status.NON_FINITE))
 
 
 def begin(setting: Setting, y0: Tensor, derivative: Tensor, carry: Tensor | None, status: Tensor, spent: int) -> State:

@@ -6,7 +6,8 @@ Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003) (PI an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -109,6 +110,25 @@ class Adaptive(Controller):
     def relative_tolerance(self, dtype: torch.dtype) -> float:
         """rtol."""
         return self.tolerances(dtype)[0]
+
+    def numbers(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tolerances, but for a default ``atol``, which is measured by the start."""
+        rtol, atol = self.tolerances(dtype)
+        relative = {"rtol": torch.tensor(rtol, dtype=torch.float64)}
+        return relative if self.atol is None else {**relative, "atol": atol}
+
+    def with_numbers(self, numbers: Mapping[str, Tensor]) -> Adaptive:
+        """The same with other tolerances."""
+        other = copy.copy(self)
+        other.__dict__.update(numbers)
+        return other
+
+    @property
+    def structure(self) -> Hashable:
+        """Everything but the tolerances."""
+        atol = None if self.atol is None else tuple(self.atol.shape)
+        limits = (self.first_step, self.min_step, self.max_step, self.safety, self.min_factor, self.max_factor)
+        return ("adaptive", type(self), atol, self.per_trajectory, limits, self.norm, self.betas)
 
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
         """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,20 @@ class Controller(ABC):
     def tuned(self, method: Method, y: Tensor) -> Method:
         """The method as it is used under this control of states like ``y`` ``(B, dim)``."""
         return method
+
+    def numbers(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The numbers by which two controllers of one ``structure`` may differ, for states of ``dtype``; native code takes them
+        as they are at each solve."""
+        return {}
+
+    def with_numbers(self, numbers: Mapping[str, Tensor]) -> Controller:
+        """The same controller with such numbers in their place."""
+        return self
+
+    @property
+    def structure(self) -> Hashable:
+        """All else: controllers of one structure share native code."""
+        return self
 
     @abstractmethod
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Hashable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -30,9 +33,24 @@ class Fixed(Controller):
     def check(self, method: Method, dtype: torch.dtype) -> None:
         """Any method takes fixed steps."""
 
+    def numbers(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The step."""
+        return {"dt": torch.tensor(self.dt, dtype=torch.float64)}
+
+    def with_numbers(self, numbers: Mapping[str, Tensor]) -> Fixed:
+        """The same with another step."""
+        other = copy.copy(self)
+        other.__dict__.update(numbers)
+        return other
+
+    @property
+    def structure(self) -> Hashable:
+        """Nothing but the step tells two of them apart."""
+        return ("fixed", type(self))
+
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
         """The step itself; nothing is remembered."""
-        return torch.full_like(span.t0, self.dt), span.t0.new_zeros(len(span.t0), 0), 0
+        return torch.zeros_like(span.t0) + self.dt, span.t0.new_zeros(len(span.t0), 0), 0
 
     def propose(self, span: Span, t: Tensor, dt: Tensor) -> Tensor:
         """The next point of the grid, or the end if that is nearer than 1e-9 of a step."""

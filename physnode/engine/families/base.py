@@ -78,6 +78,10 @@ class Method(ABC):
     def start(self, f: FieldFunction, t: Tensor, y: Tensor, derivative: Tensor) -> Tensor | None:
         """The carry of the first step; ``derivative`` is f(t, y), already known."""
 
+    def shares_derivative(self, f: FieldFunction) -> bool:
+        """Whether the first step starts from f(t0, y0) itself, which is known before it."""
+        return True
+
     @abstractmethod
     def step(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None) -> Step:
         """From ``y`` at ``t`` to ``t_end`` (both ``(B,)``); without a ``carry`` it is evaluated again."""

@@ -57,6 +57,10 @@ class Splitting(Method):
             return None
         return split_state(derivative)[1] if f.drift_is_identity else f.kick(t, split_state(y)[0])
 
+    def shares_derivative(self, f: FieldFunction) -> bool:
+        """Only where q' = p, since then the force is half of the derivative."""
+        return f.drift_is_identity
+
     def step(self, f: FieldFunction, t: Tensor, t_end: Tensor, y: Tensor, carry: Tensor | None = None) -> Step:
         """One composition of kicks and drifts; changes are added up apart from the state, which is so much larger."""
         q, p = split_state(y)
