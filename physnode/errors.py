@@ -7,6 +7,10 @@
     +-- DataError (ValueError)       a trajectory file, or its content, cannot be used
     +-- FitError (RuntimeError)      a fit cannot start or go on
 
+and the one warning of its own:
+
+    CompileWarning (UserWarning)     a solve that was to be compiled runs by the eager driver
+
 A message says what was found, what was needed and what to do. The command line prints it on one line, without a traceback.
 """
 
@@ -15,7 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataError", "FitError", "GradientError", "InputError", "PhysnodeError", "SolveError", "name_hint"]
+__all__ = ["CompileWarning", "DataError", "FitError", "GradientError", "InputError", "PhysnodeError", "SolveError", "name_hint"]
 
 
 class PhysnodeError(Exception):
@@ -40,6 +44,10 @@ class DataError(PhysnodeError, ValueError):
 
 class FitError(PhysnodeError, RuntimeError):
     """A fit cannot start or cannot go on."""
+
+
+class CompileWarning(UserWarning):
+    """A solve that was to be compiled cannot be; it runs by the eager driver, and the message says why."""
 
 
 def name_hint(word: object, known: Iterable[str]) -> str:

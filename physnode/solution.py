@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from physnode.engine.records import Met
 from physnode.engine.status import describe_failures
 from physnode.errors import InputError
 from physnode.fields import VectorField
-from physnode.gradients import Gradient, GradientCost, Outputs, Replay, moved_start
+from physnode.gradients import Gradient, GradientCost, Outputs, Replay, Swept, attach_tape, moved_start
 from physnode.gradients.same_field import refuse_another_field
+from physnode.native.solver import Taped
 from physnode.states import StateAdapter
 
 if TYPE_CHECKING:
@@ -94,10 +95,25 @@ class Events:
 class Piece:
     """The solve in one direction from the epoch of y0."""
 
-    replay: Replay
+    make_replay: Callable[[], Replay]
     y0: Tensor
-    met: Met | None
+    met: Met | None = None
     """The events found on the way, if there were any to meet."""
+    taped: Taped | None = None
+    """The steps as native code has left them."""
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The steps, to be made again."""
+        return self.make_replay()
+
+    def attach(self, how: Gradient, outputs: Outputs, cost: GradientCost) -> Outputs:
+        """The ``outputs`` as a differentiable function of all that they depend on."""
+        if self.taped is not None and isinstance(how, Swept):
+            cost.note_tape(self.taped)
+            return Outputs.without_events(attach_tape(self.taped, outputs.ys, self.y0, self.make_replay, cost))
+        cost.note(self.replay.records, how.kept_instead)
+        return how.attach(self.replay, outputs, self.y0)
 
 
 def outputs_of(ys: Tensor, met: Met | None) -> Outputs:

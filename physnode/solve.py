@@ -22,7 +22,7 @@ from physnode.checks import (
 )
 from physnode.engine import methods
 from physnode.engine.controllers import Adaptive, Controller
-from physnode.engine.events import Event
+from physnode.engine.events import Event, Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.jumps import Jumps, signal_jumps
@@ -34,6 +34,8 @@ from physnode.engine.tracing import trace
 from physnode.errors import InputError, SolveError
 from physnode.fields import VectorField, as_field
 from physnode.gradients import Gradient, GradientCost, moved_start
+from physnode.native.choice import Choice, checked_choice, choose
+from physnode.native.solver import Problem, work_done
 from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
 from physnode.ways import Plan, of_the_worst, total, ways_of
@@ -60,6 +62,7 @@ def solve(
     max_steps: int = 100_000,
     on_failure: str = "raise",
     observe: Callable[[Trial], None] | None = None,
+    compile: Choice = False,
 ) -> Solution:
     """Solve dy/dt = field(t, y) from ``y0``, each trajectory with its own steps.
 
@@ -90,6 +93,9 @@ def solve(
         on_failure: ``"raise"``, or ``"report"``: failed trajectories are NaN from their failure on, and ``sol.status`` and
             ``sol.failures`` say why; the others are untouched.
         observe: called after every trial step of the batch with what was tried (times, states, whether it was accepted).
+        compile: True: solve, and pull back, by native code that is made for the field at its first solve (some seconds) and
+            kept on disk; where that cannot be, a :class:`physnode.errors.CompileWarning` says why, and the eager driver solves.
+            ``"auto"``: once the eager driver has spent on such solves what making the code costs. False: eager.
 
     Returns:
         A :class:`physnode.Solution` with ``ys`` of shape ``(*batch, T, dim)``.
@@ -100,6 +106,7 @@ def solve(
         GradientError: a gradient is asked for of a field that draws random numbers or changes its buffers when called.
             Inside a ``torch.func`` transform: one that cannot see through the gradient, the method or the field.
     """
+    compile = checked_choice(compile)
     chosen, how = methods.get(method), gradients.get(gradient)
     read = choose_read_out(chosen, read_out)
     controller = Adaptive() if controller is None else controller
@@ -163,7 +170,12 @@ def solve(
     keep = Keep() if dense else how.keep(f, chosen, epoch, flat, traced.theta, times.shape[-1]) if differentiable else None
     ways = ways_of(moving_times, moving_epoch)
     keep = None if keep is None else keep.shared(len(ways))
-    plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe)
+    native = None
+    if compile:
+        problem = Problem(f, chosen, controller, read, flat, traced.theta, differentiable)
+        reason = _eager_only(flat, how, jumps, watch, observe)
+        native = choose(compile, problem, traced.derivative, (epoch, times[:, -1]), reason)
+    plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe, native)
 
     values: Tensor | None = None
     traces: list[Trace] = []
@@ -176,12 +188,13 @@ def solve(
         if piece is not None:
             pieces.append(piece)
             if differentiable:
-                cost.note(piece.replay.records, how.kept_instead)
-                outputs = how.attach(piece.replay, outputs, flat)
+                outputs = piece.attach(how, outputs, cost)
         if found.met is not None:
             met.append(Events.of(outputs, found.met, batch))
         values = outputs.ys if values is None else torch.where(mine.unsqueeze(-1), outputs.ys, values)
     assert values is not None
+    if compile == "auto" and native is None:
+        work_done(problem, sum(int((found.accepted + found.rejected).max()) for found in traces) * chosen.evaluations)
     values = moved_start(f, moving_epoch, moving_times, flat, values)
     ys = values.reshape(*batch, times.shape[-1], flat.shape[-1])
 
@@ -207,3 +220,22 @@ def solve(
     if on_failure == "raise" and not bool(solution.ok.all()):
         raise SolveError(f'{solution.failures}\n(on_failure="report" returns the good trajectories)')
     return solution
+
+
+def _eager_only(
+    y0: Tensor, how: Gradient, jumps: Jumps | None, watch: Watch | None, observe: Callable[[Trial], None] | None
+) -> str | None:
+    """Why a solve runs by the eager driver only, whatever its field is; None: it need not."""
+    if y0.device.type != "cpu":
+        return f"its states are on {y0.device}"
+    if watch is not None:
+        return "it has events"
+    if jumps is not None:
+        return "the field jumps (jump_times, or a sampled signal)"
+    if observe is not None:
+        return "its trials are observed"
+    if how.storage is not None and how.storage.bounds:
+        return "a limit of storage is kept by the eager driver"
+    if torch.is_autocast_enabled(y0.device.type):
+        return "torch.autocast is at work"
+    return None

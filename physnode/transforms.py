@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def solve_inside(
                 made, good = make_again(replays, f, start, axes)
             ys = with_graph(ys, made.reshape(ys.shape), good.reshape(ys.shape[:-1]).unsqueeze(-1))
         else:
-            pieces = [Piece(_inside(piece.replay, f, watch, start), start, piece.met) for piece in found.pieces]
+            pieces = [Piece(partial(_inside, piece.replay, f, watch, start), start, piece.met) for piece in found.pieces]
             ys, met = _attached(gradient, pieces, ys, batch)
     if adapter is not None:
         ys, met = adapter.unflatten(ys), replace(met, y=adapter.unflatten(met.y))

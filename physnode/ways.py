@@ -17,10 +17,11 @@ from physnode.engine.jumps import Jumps
 from physnode.engine.loop import Setting, Trace, first_status, integrate
 from physnode.engine.readout import OutputBoard, ReadOut
 from physnode.engine.recorder import Keep
-from physnode.engine.records import Trial
+from physnode.engine.records import Records, Trial
 from physnode.engine.status import Status
 from physnode.engine.tracing import Traced
 from physnode.gradients import GradientCost, MovingTimes, Replay
+from physnode.native.choice import Native
 from physnode.solution import Piece
 
 __all__ = ["Plan", "of_the_worst", "total", "ways_of"]
@@ -51,6 +52,8 @@ class Plan:
     jumps: Jumps | None
     watch: Watch | None
     observe: Callable[[Trial], None] | None
+    native: Native | None = None
+    """The code that solves instead of the eager driver."""
 
     def solve_one_way(self, wanted: Tensor, *, first: bool) -> tuple[Trace, Piece | None]:
         """Solve from the epoch to the farthest of the ``wanted`` times ``(B, T)``, which all lie on one side of it."""
@@ -60,6 +63,8 @@ class Plan:
         t1 = times.gather(-1, farthest).squeeze(-1)
         # a trajectory that does not move goes the way of the others: both ways of a two-way solve then differ for it too
         span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))
+        if self.native is not None:
+            return self._solve_natively(self.native, span, times, wanted, farthest, first=first)
         with torch.no_grad():
             start, derivative = self.y0.detach(), traced.derivative
             status = first_status(span, start, derivative)
@@ -80,29 +85,60 @@ class Plan:
             board = OutputBoard(span, times, start, self.read)
             found = integrate(setting, start, derivative, carry, status, board, keep=self.keep, spent=spent)
             explicit = not method.implicit
-            last, tried = found.last, found.last_step
-            told = diagnose(f, span, found.status, last.t, last.y, tried, start, traced.derivative, explicit=explicit)
+            told = diagnose(
+                f, span, found.status, found.reached, found.last_y, found.last_step, start, traced.derivative, explicit=explicit
+            )
             found = replace(found, status=told)
         if found.records is None:
             return found, None
-        replay = Replay.of(
-            f,
-            method,
+        replay = self._replay(span, found, times, MovingTimes.of(self.epoch, wanted, farthest), traced.derivative, found.records)
+        return found, Piece(lambda: replay, self.y0, found.met)
+
+    def _solve_natively(
+        self, native: Native, span: Span, times: Tensor, wanted: Tensor, farthest: Tensor, *, first: bool
+    ) -> tuple[Trace, Piece | None]:
+        """The same by native code."""
+        found, taped = native.solve(span, times, self.max_steps, keep=self.keep is not None)
+        status = found.status
+        if bool((status > 0).any()):
+            with torch.no_grad():
+                status = diagnose(
+                    self.f, span, status, found.reached, found.last, found.tried, self.y0.detach(), found.derivative,
+                    explicit=not self.method.implicit,
+                )  # fmt: skip
+        evaluations = found.evaluations + int(first) * self.traced.calls
+        trace = Trace(
+            found.ys, status, found.reached, found.accepted, found.rejected, evaluations, None, None, found.last, found.tried
+        )
+        if taped is None:
+            return trace, None
+        moving = MovingTimes.of(self.epoch, wanted, farthest)
+
+        def make_replay() -> Replay:
+            return self._replay(span, trace, times, moving, found.derivative, taped.records())
+
+        return trace, Piece(make_replay, self.y0, taped=taped if moving is None else None)
+
+    def _replay(
+        self, span: Span, found: Trace, times: Tensor, moving: MovingTimes | None, derivative: Tensor, records: Records
+    ) -> Replay:
+        return Replay.of(
+            self.f,
+            self.method,
             self.controller,
             self.read,
             span,
-            found.records,
+            records,
             times,
-            self.traced.derivative,
+            derivative,
             found.reached,
             found.status == Status.OK,
-            traced.theta,
+            self.traced.theta,
             self.jumps,
             self.watch,
-            MovingTimes.of(self.epoch, wanted, farthest),
+            moving,
             self.cost,
         )
-        return found, Piece(replay, self.y0, found.met)
 
 
 def total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:

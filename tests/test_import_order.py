@@ -17,6 +17,7 @@ ORDER = [
     # modules of the line                   may they import each other?
     ({"errors", "torch_internals", "live_bytes", "calling", "fields", "signals", "states"}, True),
     ({"nn", "engine", "methods"}, True),
+    ({"native"}, False),
     ({"gradients"}, False),
     ({"checks", "solution", "solve", "transforms", "ways"}, True),
     ({"systems", "data", "diagnostics"}, False),

@@ -94,8 +94,8 @@ class Trace:
     records: Records | None
     met: Met | None
     """The events, where there were any to meet."""
-    last: State
-    """Where the loop stood when it ended."""
+    last_y: Tensor
+    """The last state that each trajectory reached, ``(B, dim)``."""
     last_step: Tensor
     """The length of each row's last trial, ``(B,)``."""
 
@@ -241,7 +241,7 @@ def integrate(
     evaluations = state.evaluations + read_outs
     met = None if setting.watch is None else Met.of(marked, span.t0, y0)
     return Trace(
-        board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, met, state, state.tried
+        board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, met, state.y, state.tried
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from physnode.errors import InputError, name_hint
 from physnode.gradients.aca import ACA
-from physnode.gradients.base import Gradient
+from physnode.gradients.base import Gradient, Swept
 from physnode.gradients.continuous import ContinuousAdjoint
 from physnode.gradients.direct import Direct
 from physnode.gradients.events import Outputs
@@ -17,6 +17,7 @@ from physnode.gradients.moving import MovingTimes, moved_start
 from physnode.gradients.replay import Replay
 from physnode.gradients.storage import GradientCost, Storage
 from physnode.gradients.symplectic import SymplecticAdjoint
+from physnode.gradients.taped import attach_tape
 
 __all__ = [
     "ACA",
@@ -28,7 +29,9 @@ __all__ = [
     "Outputs",
     "Replay",
     "Storage",
+    "Swept",
     "SymplecticAdjoint",
+    "attach_tape",
     "get",
     "moved_start",
 ]

@@ -23,7 +23,7 @@ from physnode.gradients.starts import starts_backward
 from physnode.gradients.storage import Needs, Storage
 from physnode.gradients.variables import refuse_unknown, stand_ins
 
-__all__ = ["Gradient", "Swept"]
+__all__ = ["Gradient", "Swept", "second_derivative"]
 
 
 class Gradient(ABC):
@@ -126,21 +126,28 @@ class _SweepFunction(torch.autograd.Function):
             return to_y0 if y0.requires_grad else None, *(to_clock if clock else (None,) * 3), *to_theta
 
         def again() -> tuple[Tensor | None, ...]:
-            with stand_ins((y0, *clock, *theta), graph=True) as fresh:
-                refuse_another_field(replay, y0)
-                moving = None if replay.moving is None else replay.moving.moved(fresh[1:4])
-                made = replace(replay, moving=moving).run(replay.f, fresh[0])
-                pairs = [(out, owed) for out, owed in zip(made, cotangents, strict=True) if out.requires_grad]
-                wanted = [tensor for tensor in fresh if tensor.requires_grad]
-                parts: Sequence[Tensor | None] = [None] * len(wanted)
-                refuse_unknown(set(), *(out for out, _ in pairs), known_nodes=[tensor.grad_fn for tensor in wanted])
-                if pairs:
-                    outs, owed = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-                    parts = torch.autograd.grad(outs, wanted, owed, create_graph=True, allow_unused=True)
-            found = iter(parts)
-            back = [next(found) if tensor.requires_grad else None for tensor in fresh]
-            return tuple(back) if clock else (back[0], None, None, None, *back[1:])
+            return second_derivative(replay, cotangents, y0, theta, clock)
 
         with ctx.autocast():
             back = replay.bound_to(theta, again if torch.is_grad_enabled() else sweep)
         return None, None, None, *back
+
+
+def second_derivative(
+    replay: Replay, cotangents: Outputs, y0: Tensor, theta: Sequence[Tensor], clock: Sequence[Tensor] = ()
+) -> tuple[Tensor | None, ...]:
+    """What y0, t0, t1, the output times and each of ``theta`` are owed, with a graph: the steps are made again with one."""
+    with stand_ins((y0, *clock, *theta), graph=True) as fresh:
+        refuse_another_field(replay, y0)
+        moving = None if replay.moving is None else replay.moving.moved(fresh[1:4])
+        made = replace(replay, moving=moving).run(replay.f, fresh[0])
+        pairs = [(out, owed) for out, owed in zip(made, cotangents, strict=True) if out.requires_grad]
+        wanted = [tensor for tensor in fresh if tensor.requires_grad]
+        parts: Sequence[Tensor | None] = [None] * len(wanted)
+        refuse_unknown(set(), *(out for out, _ in pairs), known_nodes=[tensor.grad_fn for tensor in wanted])
+        if pairs:
+            outs, owed = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            parts = torch.autograd.grad(outs, wanted, owed, create_graph=True, allow_unused=True)
+    found = iter(parts)
+    back = [next(found) if tensor.requires_grad else None for tensor in fresh]
+    return tuple(back) if clock else (back[0], None, None, None, *back[1:])

@@ -23,6 +23,7 @@ from physnode.engine.records import Records
 from physnode.errors import GradientError, InputError
 from physnode.gradients.variables import stand_ins
 from physnode.live_bytes import LiveBytes
+from physnode.native.solver import Taped
 
 __all__ = ["GradientCost", "Needs", "Storage"]
 
@@ -158,6 +159,13 @@ class GradientCost:
             kept = words[records.y.checkpoints is not None and records.y.kept < records.slots]
             kept = self.kept if self.kept == "checkpoints" else kept
         self.kept = kept
+
+    def note_tape(self, taped: Taped) -> None:
+        """The same where native code keeps the steps."""
+        self.kept = "steps"
+        self.steps += taped.slots
+        self.states += taped.slots
+        self.bytes += taped.bytes
 
     def add(self, evaluations: int, again: int = 0) -> None:
         """Count what a backward pass has done."""

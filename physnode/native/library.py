@@ -81,7 +81,8 @@ class Compiled:
         self.dim = dim
         code = library(source)
         self._solve, self._pull, self._records = code.pn_solve, code.pn_pull, code.pn_records
-        self._free, self._bytes = code.pn_free, code.pn_bytes
+        self._free, self._bytes, self._field = code.pn_free, code.pn_bytes, code.pn_field
+        self._field.restype = None
         self._solve.restype = self._pull.restype = _Pointer
         self._bytes.restype = ctypes.c_int64
         self._free.argtypes = self._bytes.argtypes = [_Pointer]
@@ -110,6 +111,18 @@ class Compiled:
         tape = Tape(self, handle, start, status, accepted) if keep else None
         last, derivative = states.unbind(0)
         return Found(ys, last, derivative, status, accepted, rejected, evaluations, times[0], times[1], tape)
+
+
+    def field(self, start: Start) -> Tensor:
+        """The field alone, at the start, ``(B, dim)``."""
+        out = torch.empty_like(start.y0)
+        uniform = _pointers(start.uniform)
+        job = _Solve(
+            rows=len(out), t0=start.t0.data_ptr(), y0=start.y0.data_ptr(), args=start.args.data_ptr(),
+            derivative=out.data_ptr(), uniform=ctypes.addressof(uniform),
+        )  # fmt: skip
+        self._field(ctypes.byref(job))
+        return out
 
 
 class Tape:

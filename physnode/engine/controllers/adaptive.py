@@ -125,10 +125,12 @@ class Adaptive(Controller):
 
     @property
     def structure(self) -> Hashable:
-        """Everything but the tolerances."""
+        """Everything but the tolerances; None where trajectories share their steps."""
+        if not self.per_trajectory or type(self) is not Adaptive:
+            return None
         atol = None if self.atol is None else tuple(self.atol.shape)
         limits = (self.first_step, self.min_step, self.max_step, self.safety, self.min_factor, self.max_factor)
-        return ("adaptive", type(self), atol, self.per_trajectory, limits, self.norm, self.betas)
+        return ("adaptive", atol, limits, self.norm, self.betas)
 
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
         """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``.

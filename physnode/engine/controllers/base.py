@@ -64,8 +64,8 @@ class Controller(ABC):
 
     @property
     def structure(self) -> Hashable:
-        """All else: controllers of one structure share native code."""
-        return self
+        """All else: controllers of one structure share native code. None: there is none for them."""
+        return None
 
     @abstractmethod
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -1,0 +1,88 @@
+"""Whether a solve runs by native code: where it is asked for, can be had, and is the field's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from physnode.engine.controllers import Span
+from physnode.errors import CompileWarning, InputError
+from physnode.native.expressions import Unsupported
+from physnode.native.library import Found
+from physnode.native.solver import NativeCode, Problem, Taped, code_for, work_done
+
+__all__ = ["Choice", "Native", "checked_choice", "choose"]
+
+Choice = bool | Literal["auto"]
+
+_WORTH = 20_000
+"""Evaluations by the eager driver, a few seconds, after which ``"auto"`` compiles: as long as that takes."""
+_SAME = 1e4
+"""Units in the last place by which the code and the field may differ (sums in another order)."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """The code of one solve."""
+
+    code: NativeCode
+    problem: Problem
+
+    def solve(self, span: Span, times: Tensor, max_steps: int, *, keep: bool) -> tuple[Found, Taped | None]:
+        """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
+        return self.code.solve(self.problem, span, times, max_steps, keep=keep)
+
+
+def checked_choice(compile: Choice) -> Choice:
+    """``compile`` as it was given.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if compile not in (True, False, "auto"):
+        raise InputError(f'compile must be True, False or "auto"; found {compile!r}')
+    return compile
+
+
+def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence[Tensor], reason: str | None) -> Native | None:
+    """The code that is to solve ``problem``, whose field gives ``derivative`` ``(B, dim)`` at the start; None: none.
+
+    ``span`` are start and end of each trajectory, ``(B,)``; ``reason`` says why there is none, if that is known already. Where
+    the code was asked for and there is none, a warning says why.
+    """
+    if not compile or (compile == "auto" and (reason is not None or work_done(problem, 0) < _WORTH)):
+        return None
+    try:
+        if reason is not None:
+            raise Unsupported(reason)
+        for again in (False, True):
+            code = code_for(problem, again=again)
+            if _agree(code, problem, derivative, span):
+                return Native(code, problem)
+        raise Unsupported(
+            "its code does not give what the field gives; the field treats trajectories of a batch differently, or depends on "
+            "something that a trace does not see"
+        )
+    except Unsupported as found:
+        if compile is True:
+            warnings.warn(
+                f"this solve is not compiled: {found}. The eager driver solves it, to the same result; compile=False says that "
+                "this is meant",
+                CompileWarning,
+                stacklevel=3,
+            )
+        return None
+
+
+def _agree(code: NativeCode, problem: Problem, field_says: Tensor, span: Sequence[Tensor]) -> bool:
+    """Whether code and field agree at the start."""
+    first, last = span
+    code_says = code.field(problem, first, problem.y0)
+    scale = torch.maximum(field_says.abs().amax(-1), problem.y0.detach().abs().amax(-1) / (last - first).abs().to(field_says.dtype))
+    good = (code_says - field_says).abs() <= _SAME * torch.finfo(field_says.dtype).eps * scale.unsqueeze(-1)
+    return bool((good.all(-1) | ~torch.isfinite(scale)).all())

@@ -1,0 +1,298 @@
+"""Solves by native code: which code serves a solve, what it is given, and what it finds.
+
+The code of a field is made once for each structure (method, dimension, dtype, kind of controller, shapes) and serves every batch,
+span, tolerance and value of a parameter. Whether it is still the field's is seen at every solve: the code's own value at the
+start is held against the field's.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physnode.engine.controllers import Controller, Span
+from physnode.engine.families.base import Method
+from physnode.engine.field_function import FieldFunction
+from physnode.engine.kept_states import KeptStates
+from physnode.engine.readout import ReadOut
+from physnode.engine.records import Records
+from physnode.fields import FunctionField
+from physnode.native.assembly import Assembled, assemble
+from physnode.native.build import COUNTS
+from physnode.native.expressions import Unsupported
+from physnode.native.library import Compiled, Found, Start
+from physnode.native.tracing import split_arguments
+
+__all__ = ["NativeCode", "Problem", "Taped", "code_for", "work_done"]
+
+_MOST = 16
+"""Codes that are kept for one field."""
+_ROWS_A_THREAD = 64
+
+_Read = tuple[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a code is made for."""
+
+    f: FieldFunction
+    method: Method
+    controller: Controller
+    read: ReadOut
+    y0: Tensor
+    """``(B, dim)``."""
+    theta: tuple[Tensor, ...]
+    """Tensors that a gradient is wanted of."""
+    differentiable: bool
+
+    def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Arguments that each trajectory has of its own, ``(B, ...)``, and those that all share."""
+        if self.f.args is None:
+            return {}, {}
+        own, shared = split_arguments(self.f.args, self.f.batch)
+        return {name: value.reshape(len(self.y0), *value.shape[len(self.f.batch) :]) for name, value in own.items()}, shared
+
+    def key(self, named: Mapping[str, Tensor]) -> Hashable:
+        """Problems of one key are served by one code."""
+        own, shared = self.split()
+        names = {id(tensor): name for name, tensor in named.items()}
+        return (
+            self.y0.shape[-1],
+            self.y0.dtype,
+            len(self.f.batch),
+            self.method,
+            self.controller.structure,
+            self.read,
+            self.differentiable,
+            tuple(names.get(id(tensor), id(tensor)) for tensor in self.theta if not self._is_argument(tensor)),
+            tuple((name, tuple(value.shape[1:]), value.dtype, value.requires_grad) for name, value in own.items()),
+            tuple((name, _kind(value)) for name, value in shared.items()),
+            tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()),
+        )
+
+    def _is_argument(self, tensor: Tensor) -> bool:
+        return self.f.args is not None and any(value is tensor for value in self.f.args.constants.values())
+
+
+def _kind(value: Any) -> Hashable:
+    """What of a shared argument is built into the code."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype, value.requires_grad
+    return repr(value)
+
+
+@dataclass
+class NativeCode:
+    """Code for one problem."""
+
+    assembled: Assembled
+    compiled: Compiled
+    reads: tuple[_Read, ...]
+    """Where each tensor that the code reads is found."""
+
+    def solve(self, problem: Problem, span: Span, times: Tensor, max_steps: int, *, keep: bool) -> tuple[Found, Taped | None]:
+        """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
+        start, current = self._start(problem, problem.y0, *span, times, max_steps)
+        found = self.compiled.solve(start, keep=keep, threads=_threads(len(problem.y0)))
+        if found.tape is None:
+            return found, None
+        return found, Taped(self, problem, tuple(current), found, problem.method.evaluations)
+
+    def _start(
+        self, problem: Problem, y: Tensor, t0: Tensor, t1: Tensor, direction: Tensor, times: Tensor, max_steps: int
+    ) -> tuple[Start, list[Tensor]]:
+        current = self._current(problem, max_steps)
+        own, _ = problem.split()
+        args = [own[name].detach().reshape(len(y), -1) for name in self.assembled.arguments]
+        return Start(
+            y.detach().contiguous(),
+            t0.contiguous(),
+            t1.contiguous(),
+            direction.contiguous(),
+            times if times.stride(-1) == 1 else times.contiguous(),
+            torch.cat(args, dim=-1).contiguous() if args else y.new_empty(len(y), 0),
+            tuple(tensor.detach().contiguous() for tensor in current),
+        ), current
+
+    def field(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
+        """The code's own dy/dt at ``t`` ``(B,)`` and ``y`` ``(B, dim)``."""
+        return self.compiled.field(self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)[0])
+
+    def reads_all(self, problem: Problem) -> bool:
+        """Whether every tensor that the field reads and that is none of its parameters is one that the code reads."""
+        current = {id(tensor) for tensor in self._current(problem, 1)}
+        parameters = {id(tensor) for tensor in problem.f.field.parameters()}
+        return all(
+            id(tensor) in current or id(tensor) in parameters or problem._is_argument(tensor) for tensor in problem.theta
+        )
+
+    def _current(self, problem: Problem, max_steps: int) -> list[Tensor]:
+        """The tensors that the code reads, as they are now."""
+        numbers = problem.controller.numbers(problem.y0.dtype)
+        members = _members(problem.f)
+        shared = {} if problem.f.args is None else problem.f.args.constants
+        found = []
+        tables: dict[str, Mapping[str, Tensor]] = {"number": numbers, "member": members, "shared": shared}
+        for kind, name in self.reads:
+            found.append(torch.tensor(max_steps) if kind == "limit" else name if kind == "other" else tables[kind][name])
+        return found
+
+
+@dataclass
+class Taped:
+    """The accepted steps of a native solve, and how to pull outputs back through them."""
+
+    code: NativeCode
+    problem: Problem
+    current: tuple[Tensor, ...]
+    found: Found
+    evaluations: int
+    """Evaluations of one step."""
+
+    @property
+    def bytes(self) -> int:
+        """What the steps take."""
+        assert self.found.tape is not None
+        return self.found.tape.bytes
+
+    @property
+    def slots(self) -> int:
+        """The largest number of steps of a trajectory."""
+        return int(self.found.accepted.max())
+
+    def records(self) -> Records:
+        """Times and states of the steps, slot by slot."""
+        assert self.found.tape is not None
+        t, t_end, y = self.found.tape.records()
+        states = KeptStates(self.problem.y0.detach())
+        states.extend(y.unbind(0))
+        return Records(t, t_end, states.closed(self.found.accepted), self.found.accepted)
+
+    def pull(self, cotangents: Tensor, theta: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What y0 ``(B, dim)`` and each of ``theta`` are owed by ``cotangents`` ``(B, T, dim)`` of the outputs."""
+        assert self.found.tape is not None
+        places = {id(tensor): number for number, tensor in enumerate(self.current)}
+        wanted = {places[id(tensor)] for tensor in theta if id(tensor) in places}
+        free = [number in wanted for number in range(len(self.current))]
+        to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, free)
+        start = self.found.tape.start
+        at_start = (start.times == start.t0.unsqueeze(-1)) & (self.found.status == 0).unsqueeze(-1)
+        to_y0 += torch.where(at_start.unsqueeze(-1), cotangents, 0.0).sum(1)
+        own, _ = self.problem.split()
+        constants = {} if self.problem.f.args is None else self.problem.f.args.constants
+        columns = dict(zip(own, to_args.split([value[0].numel() for value in own.values()], dim=-1), strict=True)) if own else {}
+        shares = []
+        for tensor in theta:
+            share = torch.zeros_like(tensor)
+            number = places.get(id(tensor))
+            if number is not None and to_uniform[number] is not None:
+                share = share + to_uniform[number].to(tensor.dtype)  # type: ignore[union-attr]
+            for name, column in columns.items():
+                if constants[name] is tensor:
+                    share = share + column.reshape(tensor.shape)
+            shares.append(share)
+        return to_y0, shares
+
+
+@dataclass
+class _Codes:
+    """The codes of one field, and why there is none."""
+
+    made: OrderedDict[Hashable, NativeCode | Unsupported] = field(default_factory=OrderedDict)
+    spent: dict[Hashable, int] = field(default_factory=dict)
+    """Evaluations of the field that the eager driver has made in problems that wait for their code."""
+
+
+_codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
+
+
+def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
+    """The code that serves a problem, made now if there is none; ``again``: made anew, since it is no longer the field's.
+
+    Raises:
+        Unsupported: there can be none; the message says why.
+    """
+    codes, key = _codes_of(problem), problem.key(_members(problem.f))
+    made = None if again else codes.made.get(key)
+    if made is None or (isinstance(made, NativeCode) and not made.reads_all(problem)):
+        try:
+            made = _make(problem)
+        except Unsupported as reason:
+            made = reason
+        codes.made[key] = made
+        while len(codes.made) > _MOST:
+            codes.made.popitem(last=False)
+    if isinstance(made, Unsupported):
+        raise made
+    return made
+
+
+def work_done(problem: Problem, evaluations: int) -> int:
+    """Evaluations that the eager driver has made in problems like this one, ``evaluations`` more now."""
+    spent, key = _codes_of(problem).spent, problem.key(_members(problem.f))
+    spent[key] = spent.get(key, 0) + evaluations
+    return spent[key]
+
+
+def _codes_of(problem: Problem) -> _Codes:
+    owner: Any = problem.f.field
+    if isinstance(owner, FunctionField):
+        owner = getattr(owner.function, "__self__", None) or owner.function
+    try:
+        return _codes.setdefault(owner, _Codes())
+    except TypeError:  # it cannot be referred to weakly
+        return _Codes()
+
+
+def _make(problem: Problem) -> NativeCode:
+    if problem.controller.structure is None:
+        raise Unsupported("its steps are shared by all trajectories, or its controller is one of your own")
+    if problem.method.implicit:
+        raise Unsupported(f"{problem.method.name} iterates until its equations are solved")
+    own, shared = problem.split()
+    if any(value.dtype is not problem.y0.dtype for value in own.values()):
+        raise Unsupported("an argument of each trajectory has another dtype than the state")
+    rank = len(problem.f.batch)
+    examples = {name: value[:1].detach().reshape(*(1,) * rank, *value.shape[1:]) for name, value in own.items()}
+    COUNTS["traced"] += 1
+    assembled = assemble(
+        problem.f,
+        problem.method,
+        problem.controller,
+        problem.read,
+        problem.y0.shape[-1],
+        problem.y0.dtype,
+        problem.theta,
+        examples,
+        shared,
+        differentiable=problem.differentiable,
+    )
+    members = {id(tensor): name for name, tensor in _members(problem.f).items()}
+    given = {id(value): name for name, value in shared.items() if isinstance(value, Tensor)}
+    reads: list[_Read] = [*(("number", name) for name in assembled.numbers), ("limit", None)]
+    for tensor in assembled.tensors[len(reads) :]:
+        if id(tensor) in members:
+            reads.append(("member", members[id(tensor)]))
+        elif id(tensor) in given:
+            reads.append(("shared", given[id(tensor)]))
+        else:
+            reads.append(("other", tensor))
+    return NativeCode(assembled, Compiled(assembled.source, problem.y0.shape[-1]), tuple(reads))
+
+
+def _members(f: FieldFunction) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(f.field.named_parameters()), **dict(f.field.named_buffers())}
+
+
+def _threads(rows: int) -> int:
+    """As many as PyTorch may use, and no more than have enough to do."""
+    return max(1, min(torch.get_num_threads(), rows // _ROWS_A_THREAD))
+
