@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -34,8 +35,8 @@ from physnode.engine.tracing import trace
 from physnode.errors import InputError, SolveError
 from physnode.fields import VectorField, as_field
 from physnode.gradients import Gradient, GradientCost, moved_start
-from physnode.native.choice import Choice, checked_choice, choose
-from physnode.native.solver import Problem, work_done
+from physnode.native.choice import Choice, checked_choice, choose, recall
+from physnode.native.solver import Problem, tensors_of, work_done
 from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
 from physnode.ways import Plan, of_the_worst, total, ways_of
@@ -148,15 +149,28 @@ def solve(
     controller.check(chosen, start.dtype)
     f = FieldFunction(own, batch, start.dtype, bind_arguments(args, own, batch, flat, epoch, times))
     chosen.check(f)
-    traced = trace(f, epoch, flat, () if watch is None else watch.functions)
-    if watch is not None and watch.jumps:
-        check_jumps(watch, f, epoch, flat)
     rtol = controller.relative_tolerance(start.dtype)
     parts = [*jump_times_of(jump_times, flat, batch), *signal_jumps(f, rtol)]
     jumps = Jumps.of(parts, len(flat))
     f.jumps = jumps is not None
-    live = flat.requires_grad or bool(traced.theta) or moving_times.requires_grad or moving_epoch.requires_grad
-    differentiable = transforms.is_recorded(how) or (torch.is_grad_enabled() and live)
+    moves = flat.requires_grad or moving_times.requires_grad or moving_epoch.requires_grad
+
+    def is_differentiable(theta: Sequence[Tensor]) -> bool:
+        return transforms.is_recorded(how) or (torch.is_grad_enabled() and (moves or bool(theta)))
+
+    native, recalled = None, None
+    if compile:
+        reason = _eager_only(flat, how, jumps, watch, observe)
+        theta = tensors_of(f)
+        problem = Problem(f, chosen, controller, read, flat, theta, is_differentiable(theta))
+        recalled = None if reason is not None else recall(compile, problem, epoch, times[:, -1])
+    if recalled is not None:
+        native, traced = recalled
+    else:
+        traced = trace(f, epoch, flat, () if watch is None else watch.functions)
+    if watch is not None and watch.jumps:
+        check_jumps(watch, f, epoch, flat)
+    differentiable = is_differentiable(traced.theta)
     if differentiable:
         refuse_changing_fields(traced)
     else:  # a gradient is that of the steps made, whose equations must then be solved to rounding
@@ -170,10 +184,8 @@ def solve(
     keep = Keep() if dense else how.keep(f, chosen, epoch, flat, traced.theta, times.shape[-1]) if differentiable else None
     ways = ways_of(moving_times, moving_epoch)
     keep = None if keep is None else keep.shared(len(ways))
-    native = None
-    if compile:
-        problem = Problem(f, chosen, controller, read, flat, traced.theta, differentiable)
-        reason = _eager_only(flat, how, jumps, watch, observe)
+    if compile and native is None:
+        problem = replace(problem, theta=traced.theta, differentiable=differentiable)
         native = choose(compile, problem, traced.derivative, (epoch, times[:, -1]), reason)
     plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe, native)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from physnode.engine.controllers import Span
+from physnode.engine.field_function import FieldFunction
+from physnode.engine.tracing import Traced
 from physnode.errors import CompileWarning, InputError
 from physnode.native.expressions import Unsupported
 from physnode.native.library import Found
-from physnode.native.solver import NativeCode, Problem, Taped, code_for, work_done
+from physnode.native.solver import NativeCode, Problem, Taped, code_for, known_code, work_done
 
-__all__ = ["Choice", "Native", "checked_choice", "choose"]
+__all__ = ["Choice", "Native", "checked_choice", "choose", "recall"]
 
 Choice = bool | Literal["auto"]
 
@@ -24,6 +26,9 @@ _WORTH = 20_000
 """Evaluations by the eager driver, a few seconds, after which ``"auto"`` compiles: as long as that takes."""
 _SAME = 1e4
 """Units in the last place by which the code and the field may differ (sums in another order)."""
+
+_ASKED = 32
+"""Trajectories of a large batch at which code and field are compared."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,31 @@ def checked_choice(compile: Choice) -> Choice:
     if compile not in (True, False, "auto"):
         raise InputError(f'compile must be True, False or "auto"; found {compile!r}')
     return compile
+
+
+def recall(compile: Choice, problem: Problem, epoch: Tensor, last: Tensor) -> tuple[Native, Traced] | None:
+    """The code that an earlier solve has made, and what a call of the field showed; None: the field is to be traced first.
+
+    Only where the code reads nothing but parameters, buffers and arguments: then ``problem.theta``, all of these that want a
+    gradient, is all that the field can read, as long as it gives what the code gives. That is asked at no more than some
+    trajectories.
+    """
+    code = known_code(problem)
+    if not compile or code is None or not code.reads_members:
+        return None
+    f, t, y, some = problem.f, epoch, problem.y0.detach(), problem
+    if len(y) > _ASKED and len(f.batch) == 1 and f.args is None:
+        rows = torch.linspace(0, len(y) - 1, _ASKED, dtype=torch.float64).long()
+        t, y, last = epoch[rows], y[rows], last[rows]
+        f = FieldFunction(f.field, (_ASKED,), f.dtype)
+        f.differentiates = code.differentiates
+        some = replace(problem, f=f, y0=y)
+    problem.f.differentiates = f.differentiates = code.differentiates
+    with torch.no_grad():
+        derivative = f(t, y)
+    if not _agree(code, some, derivative, (t, last)):
+        return None
+    return Native(code, problem), Traced(derivative, problem.theta, random=False, stateful=False, calls=1)
 
 
 def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence[Tensor], reason: str | None) -> Native | None:

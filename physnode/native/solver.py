@@ -29,7 +29,7 @@ from physnode.native.expressions import Unsupported
 from physnode.native.library import Compiled, Found, Start
 from physnode.native.tracing import split_arguments
 
-__all__ = ["NativeCode", "Problem", "Taped", "code_for", "work_done"]
+__all__ = ["NativeCode", "Problem", "Taped", "code_for", "known_code", "tensors_of", "work_done"]
 
 _MOST = 16
 """Codes that are kept for one field."""
@@ -71,7 +71,7 @@ class Problem:
             self.controller.structure,
             self.read,
             self.differentiable,
-            tuple(names.get(id(tensor), id(tensor)) for tensor in self.theta if not self._is_argument(tensor)),
+            frozenset(names.get(id(tensor), id(tensor)) for tensor in self.theta if not self._is_argument(tensor)),
             tuple((name, tuple(value.shape[1:]), value.dtype, value.requires_grad) for name, value in own.items()),
             tuple((name, _kind(value)) for name, value in shared.items()),
             tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()),
@@ -96,6 +96,13 @@ class NativeCode:
     compiled: Compiled
     reads: tuple[_Read, ...]
     """Where each tensor that the code reads is found."""
+    differentiates: bool
+    """Whether the field takes a derivative itself by ``torch.autograd``."""
+
+    @property
+    def reads_members(self) -> bool:
+        """Whether it reads parameters, buffers and arguments only."""
+        return all(kind != "other" for kind, _ in self.reads)
 
     def solve(self, problem: Problem, span: Span, times: Tensor, max_steps: int, *, keep: bool) -> tuple[Found, Taped | None]:
         """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
@@ -213,6 +220,12 @@ class _Codes:
 _codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
 
 
+def known_code(problem: Problem) -> NativeCode | None:
+    """The code that was made for such a problem before."""
+    made = _codes_of(problem).made.get(problem.key(_members(problem.f)))
+    return made if isinstance(made, NativeCode) else None
+
+
 def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
     """The code that serves a problem, made now if there is none; ``again``: made anew, since it is no longer the field's.
 
@@ -284,7 +297,14 @@ def _make(problem: Problem) -> NativeCode:
             reads.append(("shared", given[id(tensor)]))
         else:
             reads.append(("other", tensor))
-    return NativeCode(assembled, Compiled(assembled.source, problem.y0.shape[-1]), tuple(reads))
+    return NativeCode(assembled, Compiled(assembled.source, problem.y0.shape[-1]), tuple(reads), problem.f.differentiates)
+
+
+def tensors_of(f: FieldFunction) -> tuple[Tensor, ...]:
+    """Parameters and arguments that want a gradient."""
+    given = () if f.args is None else f.args.constants.values()
+    found = [*f.field.parameters(), *(value for value in given if isinstance(value, Tensor))]
+    return tuple({id(tensor): tensor for tensor in found if tensor.requires_grad}.values())
 
 
 def _members(f: FieldFunction) -> dict[str, Tensor]:
