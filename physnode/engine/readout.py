@@ -113,16 +113,17 @@ class OutputBoard:
         self.span, self.times, self.read_out = span, times, read_out
         at_start = times == span.t0.unsqueeze(-1)
         self.pending = ~at_start
-        self._ahead = (span.direction.unsqueeze(-1) * times).sort(dim=-1).values.contiguous()
+        self._sign = span.direction.unsqueeze(-1)
+        self._ahead = (self._sign * times).sort(dim=-1).values.contiguous()
+        near = 8 * torch.finfo(torch.float64).eps * torch.maximum(span.t0.abs(), span.t1.abs())
+        self._around = torch.stack((-near, near), dim=-1)
         self.values = torch.where(at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
 
     def lies_in(self, trial: Trial) -> Tensor:
         """Whether some output may lie inside a trial, or on its end, 0-dim bool."""
-        sign = self.span.direction
-        near = 4 * torch.finfo(torch.float64).eps * torch.maximum(trial.t.abs(), trial.t_end.abs())
-        first = torch.searchsorted(self._ahead, (sign * trial.t - near).unsqueeze(-1))
-        last = torch.searchsorted(self._ahead, (sign * trial.t_end + near).unsqueeze(-1), right=True)
-        return (first != last).any()
+        ends = torch.stack((trial.t, trial.t_end), dim=-1)
+        passed = torch.searchsorted(self._ahead, torch.addcmul(self._around, self._sign, ends))
+        return (passed[:, 0] != passed[:, 1]).any()
 
     def read(self, f: FieldFunction, method: Method, trials: Sequence[Trial]) -> Tensor:
         """Fill in what lies inside the accepted trials; returns the field evaluations this took, ``(B,)``."""
