@@ -31,8 +31,10 @@ def ways_of(times: Tensor, epoch: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Which of ``times`` ``(B, T)`` belong to each way from ``epoch`` ``(B,)``, and the times of that way; at least one way."""
     start = epoch.unsqueeze(-1)
     ahead, behind = times >= start, times < start
-    found = [(mine, torch.where(mine, times, start)) for mine in (ahead, behind) if bool(mine.any())]
-    return found or [(ahead, torch.where(ahead, times, start))]
+    forward, backward = torch.stack(((times > start).any(), behind.any())).tolist()
+    if not (forward and backward):
+        return [(ahead | behind, times)]
+    return [(mine, torch.where(mine, times, start)) for mine in (ahead, behind)]
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class Plan:
         span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))
         with torch.no_grad():
             start, derivative = self.y0.detach(), traced.derivative
-            good = torch.isfinite(start.sum(-1)) & torch.isfinite(derivative.sum(-1))
+            good = torch.isfinite((start + derivative).sum(-1))
             status = torch.where(t1 == epoch, int(Status.OK), int(Status.RUNNING))
-            status = torch.where(good, status, int(Status.NON_FINITE))
+            status = status.masked_fill(~good, int(Status.NON_FINITE))
             carry = method.start(f, epoch, start, derivative)
             safe_y, safe_carry = start, carry
             if not bool(good.all()) and bool(good.any()):
@@ -114,7 +116,8 @@ def _shares_derivative(method: Method, f: FieldFunction) -> bool:
 
 def total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:
     """A count over all ways of a solve, in the shape of the batch."""
-    counts: Tensor = torch.stack([getattr(found, name) for found in traces]).sum(0)
+    first, *others = (getattr(found, name) for found in traces)
+    counts: Tensor = sum(others, first)
     return counts.reshape(batch)
 
 

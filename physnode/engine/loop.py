@@ -170,7 +170,7 @@ def begin(setting: Setting, y0: Tensor, derivative: Tensor, carry: Tensor | None
         status=status,
         fresh=torch.zeros_like(safe[:, 0]) if setting.jumps is None else setting.jumps.on(span.t0),
         signs=signs,
-        evaluations=zeros + (spent + on_start),
+        evaluations=torch.full_like(status, spent + on_start),
         tried=dt,
         crowd=zeros,
         leaving=torch.zeros_like(signs, dtype=torch.bool),
@@ -205,7 +205,7 @@ def integrate(
     trim = size * _CHUNK_TRIALS > within
     ahead = _trials_a_wait(setting, y0.device)
     marked: list[Trial] = []
-    running = bool((state.status == Status.RUNNING).any())
+    running = int(state.status.amin()) == Status.RUNNING
     while running:
         chunk: list[Trial] = []
         held = 0

@@ -7,6 +7,7 @@ Söderlind, Digital filters in adaptive time-stepping, ACM TOMS 29 (2003) (PI an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -255,7 +256,7 @@ def _size(y: Tensor) -> Tensor:
 
 def _rms(x: Tensor) -> Tensor:
     size: Tensor = torch.linalg.vector_norm(x, dim=-1)
-    return size * x.shape[-1] ** -0.5
+    return size / sqrt(x.shape[-1])
 
 
 def _combined(norms: Sequence[Tensor]) -> Tensor:
