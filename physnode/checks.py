@@ -127,9 +127,10 @@ def times_of(ts: ArrayLike, y0: Tensor, batch: tuple[int, ...]) -> tuple[Tensor,
             "give times of shape (T,) for all, or (*batch, T)"
         )
     times = shown.expand(*batch, shown.shape[-1]).reshape(max(1, y0.numel() // y0.shape[-1]), -1)
-    if not bool(torch.isfinite(times).all()):
+    given = times.detach() if shown.ndim > 1 else shown.detach().unsqueeze(0)  # one row where all share it
+    if not bool(torch.isfinite(given).all()):
         raise InputError("ts holds times that are not finite")
-    steps = times.detach().diff(dim=-1)
+    steps = given.diff(dim=-1)
     if shown.ndim > 1:  # padding: the last time, repeated
         padding = steps.abs().flip(-1).cumsum(-1).flip(-1) == 0
         first = torch.where(steps[:, :1] == 0, 1.0, steps[:, :1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any, TypeAlias
 
 import torch
@@ -219,7 +220,7 @@ def solve(
             evaluations=total(traces, "evaluations", batch),
             gradient=cost if differentiable else None,
         ),
-        status=torch.stack([found.status for found in traces]).amax(0).reshape(batch),
+        status=reduce(torch.maximum, (found.status for found in traces)).reshape(batch),
         reached=of_the_worst(traces, "reached").reshape(batch),
         last_step=of_the_worst(traces, "last_step").reshape(batch),
         events=Events.joined(met, ys, adapter),

@@ -31,8 +31,10 @@ def ways_of(times: Tensor, epoch: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Which of ``times`` ``(B, T)`` belong to each way from ``epoch`` ``(B,)``, and the times of that way; at least one way."""
     start = epoch.unsqueeze(-1)
     ahead, behind = times >= start, times < start
-    found = [(mine, torch.where(mine, times, start)) for mine in (ahead, behind) if bool(mine.any())]
-    return found or [(ahead, torch.where(ahead, times, start))]
+    forward, backward = torch.stack(((times > start).any(), behind.any())).tolist()
+    if not (forward and backward):
+        return [(ahead | behind, times)]
+    return [(mine, torch.where(mine, times, start)) for mine in (ahead, behind)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class Plan:
             found = replace(found, status=told)
         if found.records is None:
             return found, None
-        replay = self._replay(span, found, times, MovingTimes.of(self.epoch, wanted, farthest), traced.derivative, found.records)
+        replay = self._replay(
+            span, found, times, MovingTimes.of(self.epoch, wanted, farthest), traced.derivative, found.records
+        )
         return found, Piece(lambda: replay, self.y0, found.met)
 
     def _solve_natively(
@@ -143,7 +147,8 @@ class Plan:
 
 def total(traces: list[Trace], name: str, batch: tuple[int, ...]) -> Tensor:
     """A count over all ways of a solve, in the shape of the batch."""
-    counts: Tensor = torch.stack([getattr(found, name) for found in traces]).sum(0)
+    first, *others = (getattr(found, name) for found in traces)
+    counts: Tensor = sum(others, first)
     return counts.reshape(batch)
 
 

@@ -49,9 +49,9 @@ def diagnose(
         derivative: see ``y0``.
         explicit: whether the method is one that stiffness limits.
     """
-    failed = status > 0
-    if not bool(failed.any()):
+    if int(status.amax()) <= Status.OK:
         return status
+    failed = status > 0
     reach = y0.abs().amax(-1) + derivative.abs().amax(-1) * (span.t1 - span.t0).abs().to(y.dtype)
     size = y.abs().amax(-1)
     diverged = failed & (status < Status.UNSOLVED) & torch.isfinite(reach) & (size > _GROWTH * reach)

@@ -84,7 +84,7 @@ class FieldFunction:
         """Any ``function(t, y)`` or ``function(t, y, args)`` as the field is called, in the shape it returns."""
         if self._sides is not None:
             t = _moved_inside(t, *self._sides)
-        time, state = self._seen(t), y.view(*self.batch, y.shape[-1])
+        time, state = self._seen(t), self._shaped(y)
         given = None if self.args is None else self.args.at(t)
         if self.differentiates and not torch.is_grad_enabled():
             with torch.enable_grad():
@@ -93,7 +93,8 @@ class FieldFunction:
 
     def _call(self, function: Callable[..., Tensor], t: Tensor, y: Tensor) -> Tensor:
         self.calls.number += 1
-        return self.evaluate(function, t, y).reshape(y.shape)
+        value = self.evaluate(function, t, y)
+        return value if value.shape == y.shape else value.reshape(y.shape)
 
     def _seen(self, t: Tensor) -> Tensor:
         """The time as the field sees it, ``(*batch, 1)``; a coarser dtype is kept on the step's side too."""
@@ -102,7 +103,11 @@ class FieldFunction:
             low, high = (side.to(self.dtype) for side in self._sides)
             low, high = torch.nextafter(low, high), torch.nextafter(high, low)
             time = torch.where(low <= high, _moved_inside(time, low, high), time)
-        return time.view(*self.batch, 1)
+        return self._shaped(time.unsqueeze(-1))
+
+    def _shaped(self, rows: Tensor) -> Tensor:
+        """``rows`` ``(B, ·)`` in the shape of the user's batch."""
+        return rows if len(self.batch) == 1 else rows.view(*self.batch, rows.shape[-1])
 
 
 def _moved_inside(t: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class KeptStates:
         self._place: dict[int, int] = {}
         self._free: list[int] = []
         self._count: Tensor | None = None
+        self._fewest = 0
+        """The slot from which on rows may rest."""
         self._stand_in: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -89,7 +91,7 @@ class KeptStates:
         if not self.widths:
             return ()
         values = self._payload(slot)[..., self.rest.shape[-1] :]
-        if self._count is not None:
+        if self._count is not None and slot >= self._fewest:
             values = torch.where((slot < self._count).unsqueeze(-1), values, 0.0)
         return torch.split(values, list(self.widths), dim=-1)
 
@@ -100,7 +102,9 @@ class KeptStates:
     def closed(self, count: Tensor) -> KeptStates:
         """The states of a solve that has ended, with ``count`` steps of each row ``(B,)``."""
         other = copy.copy(self)
-        other._count = None if not len(count) or bool((count == count[0]).all()) else count
+        if len(count):
+            other._fewest, most = torch.stack((count.amin(), count.amax())).tolist()
+            other._count = None if other._fewest == most else count
         return other
 
     def without(self, ok: Tensor, count: Tensor, stand_in: Tensor) -> KeptStates:
@@ -227,7 +231,7 @@ class KeptStates:
         return self._blocks[number][place - self._first[number]]
 
     def _shown(self, slot: int, y: Tensor) -> Tensor:
-        if self._count is not None:
+        if self._count is not None and slot >= self._fewest:
             y = torch.where((slot < self._count).unsqueeze(-1), y, self.rest)
         if self._stand_in is not None:
             ok, stand_in = self._stand_in

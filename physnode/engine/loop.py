@@ -32,6 +32,9 @@ _CROWD = 12
 _CHUNK_TRIALS = 64
 _CHUNK_BYTES = 2**20
 """What trials that wait for their read-out may hold, stages and all, before they are read."""
+_TRIALS_A_WAIT = 8
+"""Trials that are sent to a device before the loop waits to hear whether any trajectory still moves; those that have ended
+rest meanwhile. On the CPU, where nothing runs ahead, it is one."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class State(NamedTuple):
     """Everything that moves, one entry a trajectory."""
 
     t: Tensor
+    """The last time reached, ``(B,)``."""
     y: Tensor
-    """The last state reached, also by a trajectory that has failed since."""
+    """The state there, also by a trajectory that has failed since."""
     lost: Tensor
     """What rounding has cut off ``y`` so far: the next step adds it back (Kahan's compensated sum)."""
     dt: Tensor
@@ -65,7 +69,6 @@ class State(NamedTuple):
     accepted: Tensor
     rejected: Tensor
     status: Tensor
-    reached: Tensor
     fresh: Tensor
     """Whether the carry does not fit the state, since the state or the field has just jumped, ``(B,)`` bool."""
     signs: Tensor
@@ -108,41 +111,35 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
         proposed = setting.jumps.stop(span, state.t, proposed)
     t_end = torch.where(running, proposed, state.t)
     f = setting.f.on_step(state.t, t_end)
-    y = torch.where((state.status > 0).unsqueeze(-1), setting.safe_y, state.y)
-    carry, evaluations = _fresh_carry(setting, f, state, y, running)
+    failed = (state.status > 0).unsqueeze(-1)
+    y = torch.where(failed, setting.safe_y, state.y)
+    carry, evaluations = _carry(setting, f, state, y, running, failed)
     step = method.step(f, state.t, t_end, y, carry)
-    evaluations = evaluations + running * (method.evaluations if step.spent is None else step.spent)
+    if step.spent is None:
+        evaluations = torch.add(evaluations, running, alpha=method.evaluations)
+    else:
+        evaluations = evaluations + running * step.spent
     step, lost = compensated(step, y, state.lost)
+    broken = _broken(step)
     verdict = setting.controller.judge(method, running, state.t, t_end, state.dt, y, step, state.memory)
     accept = verdict.accept & running
-    finite = torch.isfinite(step.y.sum(-1))
-    for error in step.error:
-        finite = finite & torch.isfinite(error.sum(-1))
     after = _resolve_events(setting, f, state, t_end, y, carry, step, lost, accept)
     accept, t_end, step, event = after.accept, after.t_end, after.step, after.event
-    stuck = running & verdict.stuck
-    accepted, rejected = state.accepted + accept, state.rejected + (running & ~accept)
-    spent = running & ~after.ends & (accepted + rejected >= setting.max_steps)
-    status = torch.where(spent, int(Status.TOO_MANY_STEPS), state.status)
-    status = torch.where(stuck, torch.where(finite, int(Status.STEP_UNDERFLOW), int(Status.NON_FINITE)), status)
-    if step.unsolved is not None:
-        status = torch.where(stuck & step.unsolved, int(Status.UNSOLVED), status)
-    if after.failure is not None:
-        status = torch.where(after.failure > 0, after.failure, status)
-    status = torch.where(after.ends, int(Status.OK), status)
-    failed, moved = (status > 0).unsqueeze(-1), accept.unsqueeze(-1)
+    accepted, rejected = state.accepted + accept, state.rejected + (running ^ accept)
+    spent = running & (accepted + rejected >= setting.max_steps)
+    status = _status(state.status, spent, running & verdict.stuck, broken, step.unsolved, after)
+    moved = accept.unsqueeze(-1)
     following = State(
         t=torch.where(accept, t_end, state.t),
         y=torch.where(moved, after.y, state.y),
         lost=torch.where(moved, after.lost, state.lost),
         dt=verdict.dt,
-        carry=_following_carry(setting, failed, moved, step.carry, carry),
+        carry=step.carry if step.carry is None or carry is None else torch.where(moved, step.carry, carry),
         memory=verdict.memory,
         accepted=accepted,
         rejected=rejected,
         status=status,
-        reached=torch.where(accept, t_end, state.reached),
-        fresh=_needs_fresh_carry(setting, accept, t_end, event),
+        fresh=_needs_fresh_carry(setting, state, accept, t_end, event),
         signs=after.signs,
         evaluations=evaluations + after.spent,
         tried=torch.where(running, (t_end - state.t).abs(), state.tried),
@@ -154,9 +151,9 @@ def advance(setting: Setting, state: State) -> tuple[State, Trial]:
 
 def first_status(span: Span, y0: Tensor, derivative: Tensor) -> Tensor:
     """How each trajectory stands before its first trial: running, at its end already, or where the field is not finite."""
-    good = torch.isfinite(y0.sum(-1)) & torch.isfinite(derivative.sum(-1))
+    good = torch.isfinite((y0 + derivative).sum(-1))
     status = torch.where(span.t1 == span.t0, int(Status.OK), int(Status.RUNNING))
-    return torch.where(good, status, int(Status.NON_FINITE))
+    return status.masked_fill(~good, int(Status.NON_FINITE))
 
 
 def begin(setting: Setting, y0: Tensor, derivative: Tensor, carry: Tensor | None, status: Tensor, spent: int) -> State:
@@ -178,10 +175,9 @@ def begin(setting: Setting, y0: Tensor, derivative: Tensor, carry: Tensor | None
         accepted=zeros,
         rejected=zeros,
         status=status,
-        reached=span.t0,
         fresh=torch.zeros_like(safe[:, 0]) if setting.jumps is None else setting.jumps.on(span.t0),
         signs=signs,
-        evaluations=zeros + (spent + on_start),
+        evaluations=torch.full_like(status, spent + on_start),
         tried=dt,
         crowd=zeros,
         leaving=torch.zeros_like(signs, dtype=torch.bool),
@@ -214,62 +210,102 @@ def integrate(
     size = trial_bytes(y0, method)
     within = _CHUNK_BYTES if keep is None or keep.chunk is None else keep.chunk
     trim = size * _CHUNK_TRIALS > within
-    chunk: list[Trial] = []
+    ahead = _trials_a_wait(setting, y0.device)
     marked: list[Trial] = []
-    running = bool((state.status == Status.RUNNING).any())
+    running = int(state.status.amin()) == Status.RUNNING
     while running:
+        chunk: list[Trial] = []
         held = 0
-        while not chunk or (len(chunk) < _CHUNK_TRIALS and held + size <= within and running):
-            state, trial = advance(setting, state)
-            more = (state.status == Status.RUNNING).any()
-            if trim:  # one wait for the device tells both
-                running, waits = torch.stack((more, board.lies_in(trial))).tolist()
-            else:
-                running, waits = bool(more), True
-            chunk.append(trial if waits else _trimmed(trial, recorder))
-            held += size if waits else (2 + len(chunk[-1].step.known)) * y0.numel() * y0.element_size()
-            if trial.event is not None and bool((trial.event >= 0).any()):
-                marked.append(trial._replace(carry=None, step=Step(trial.step.y, (), None, ())))
-            if setting.observe is not None:
-                setting.observe(trial)
-            del trial
+        while running and (not chunk or (len(chunk) < _CHUNK_TRIALS and held + size <= within)):
+            count = max(1, min(ahead, _CHUNK_TRIALS - len(chunk), (within - held) // size))
+            state, trials, waits, running = _try_several(setting, state, count, board if trim else None)
+            for trial, wait in zip(trials, waits, strict=True):
+                chunk.append(trial if wait else _trimmed(trial, recorder))
+                held += size if wait else (2 + len(chunk[-1].step.known)) * y0.numel() * y0.element_size()
+                if trial.event is not None and bool((trial.event >= 0).any()):
+                    marked.append(trial._replace(carry=None, step=Step(trial.step.y, (), None, ())))
+                if setting.observe is not None:
+                    setting.observe(trial)
+            del trials, trial
         read_outs = read_outs + board.read(setting.f, method, chunk)
         if recorder is not None:
             recorder.take(chunk)
-        chunk = []
+        del chunk
     records = None if recorder is None else recorder.finish(state.accepted)
     evaluations = state.evaluations + read_outs
     met = None if setting.watch is None else Met.of(marked, span.t0, y0)
     return Trace(
-        board.values, state.status, state.reached, state.accepted, state.rejected, evaluations, records, met, state.y, state.tried
+        board.values, state.status, state.t, state.accepted, state.rejected, evaluations, records, met, state.y, state.tried
     )
 
 
-def _fresh_carry(setting: Setting, f: FieldFunction, state: State, y: Tensor, running: Tensor) -> tuple[Tensor | None, Tensor]:
+def _trials_a_wait(setting: Setting, device: torch.device) -> int:
+    """Trials between two waits for the device; a search for events waits in each anyway."""
+    return 1 if device.type == "cpu" or setting.watch is not None else _TRIALS_A_WAIT
+
+
+def _try_several(
+    setting: Setting, state: State, count: int, board: OutputBoard | None
+) -> tuple[State, list[Trial], list[bool], bool]:
+    """``count`` trials with one wait for the device, those left out in which nothing moved any more.
+
+    With a ``board`` it also tells in which of them outputs may lie, and after all whether something still moves.
+    """
+    trials: list[Trial] = []
+    told: list[Tensor] = []
+    for _ in range(count):
+        state, trial = advance(setting, state)
+        trials.append(trial)
+        told.append(state.status.amin())  # RUNNING is the lowest
+        if board is not None:
+            told.append(board.lies_in(trial))
+    facts = torch.stack(told).tolist()
+    lowest, waits = (facts, [1] * count) if board is None else (facts[::2], facts[1::2])
+    moving = 1 + sum(status == Status.RUNNING for status in lowest[:-1])
+    return state, trials[:moving], [bool(wait) for wait in waits[:moving]], lowest[-1] == Status.RUNNING
+
+
+def _broken(step: Step) -> Tensor:
+    """Where the step's end, or an estimate of its error, is not finite, ``(B,)`` bool."""
+    total = step.y
+    for error in step.error:
+        total = total + error
+    row = total.sum(-1)
+    return row - row != 0  # zero for every finite number, and for no other
+
+
+def _status(status: Tensor, spent: Tensor, stuck: Tensor, broken: Tensor, unsolved: Tensor | None, after: _Resolved) -> Tensor:
+    """How trajectories stand after a trial; an end outweighs the steps it took, and a failure of what was tried both."""
+    status = status.masked_fill(spent, int(Status.TOO_MANY_STEPS))
+    status = status.masked_fill(stuck, int(Status.STEP_UNDERFLOW)).masked_fill(stuck & broken, int(Status.NON_FINITE))
+    if unsolved is not None:
+        status = status.masked_fill(stuck & unsolved, int(Status.UNSOLVED))
+    if after.failure is not None:
+        status = torch.where(after.failure > 0, after.failure, status)
+    return status.masked_fill(after.ends, int(Status.OK))
+
+
+def _carry(
+    setting: Setting, f: FieldFunction, state: State, y: Tensor, running: Tensor, failed: Tensor
+) -> tuple[Tensor | None, Tensor]:
     """The carry, evaluated again where state or field have jumped, and the evaluations made so far."""
-    if state.carry is None or (setting.jumps is None and setting.watch is None) or not bool(state.fresh.any()):
-        return state.carry, state.evaluations
-    derivative = f(state.t, y)
-    again = setting.method.start(f, state.t, y, derivative)
-    assert again is not None
-    return torch.where(state.fresh.unsqueeze(-1), again, state.carry), state.evaluations + (state.fresh & running)
+    carry, evaluations = state.carry, state.evaluations
+    if carry is None:
+        return None, evaluations
+    if (setting.jumps is not None or setting.watch is not None) and bool(state.fresh.any()):
+        again = setting.method.start(f, state.t, y, f(state.t, y))
+        assert again is not None
+        carry = torch.where(state.fresh.unsqueeze(-1), again, carry)
+        evaluations = evaluations + (state.fresh & running)
+    return carry if setting.safe_carry is None else torch.where(failed, setting.safe_carry, carry), evaluations
 
 
-def _needs_fresh_carry(setting: Setting, accept: Tensor, t_end: Tensor, event: Tensor | None) -> Tensor:
-    fresh = accept & False
-    if setting.jumps is not None:
-        fresh = accept & setting.jumps.on(t_end)
+def _needs_fresh_carry(setting: Setting, state: State, accept: Tensor, t_end: Tensor, event: Tensor | None) -> Tensor:
+    fresh = state.fresh if setting.jumps is None else accept & setting.jumps.on(t_end)
     if event is not None and setting.watch is not None and setting.watch.jumps:
-        fresh = fresh | (event >= 0)
+        on_event = event >= 0
+        fresh = on_event if setting.jumps is None else fresh | on_event
     return fresh
-
-
-def _following_carry(
-    setting: Setting, failed: Tensor, moved: Tensor, carry: Tensor | None, before: Tensor | None
-) -> Tensor | None:
-    if carry is None or before is None or setting.safe_carry is None:
-        return carry
-    return torch.where(failed, setting.safe_carry, torch.where(moved, carry, before))
 
 
 class _Resolved(NamedTuple):

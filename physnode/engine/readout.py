@@ -7,6 +7,7 @@ of length θh from the record's start, which has the method's full order. A time
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -47,8 +48,8 @@ def interpolate(weights: Sequence[Tensor], h: Tensor, y: Tensor, stages: Sequenc
     """x + h Σ b_i(θ) k_i for M outputs: ``weights`` ``(M,)`` each, ``h`` ``(M, 1)``, ``y`` and stages ``(M, dim)``."""
     total = torch.zeros_like(y)
     for weight, stage in zip(weights, stages, strict=True):
-        total = total + weight.unsqueeze(-1) * stage
-    return y + h * total
+        total = torch.addcmul(total, weight.unsqueeze(-1), stage)
+    return torch.addcmul(y, h, total)
 
 
 def restep_ranks(rows: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -81,6 +82,8 @@ def read_slot(
     Those that are not ``inside`` ``(M,)`` bool, by default those of fraction 1, are the step's end.
     """
     values, spent = step.y[rows], torch.zeros_like(t, dtype=torch.int64)
+    if not len(rows):
+        return values, spent
     inner = (fractions != 1.0 if inside is None else inside).nonzero().flatten()
     if not len(inner):
         return values, spent
@@ -113,33 +116,42 @@ class OutputBoard:
         self.span, self.times, self.read_out = span, times, read_out
         at_start = times == span.t0.unsqueeze(-1)
         self.pending = ~at_start
-        self._ahead = (span.direction.unsqueeze(-1) * times).sort(dim=-1).values.contiguous()
+        self._sign = span.direction.unsqueeze(-1)
         self.values = torch.where(at_start.unsqueeze(-1), y0.unsqueeze(1), torch.nan)
+
+    @cached_property
+    def _ahead(self) -> Tensor:
+        """The times in the order in which they are passed, ``(B, T)``."""
+        return (self._sign * self.times).sort(dim=-1).values.contiguous()
+
+    @cached_property
+    def _around(self) -> Tensor:
+        """How far before a step's start and behind its end an output may count as lying on it, ``(B, 2)``."""
+        near = 8 * torch.finfo(torch.float64).eps * torch.maximum(self.span.t0.abs(), self.span.t1.abs())
+        return torch.stack((-near, near), dim=-1)
 
     def lies_in(self, trial: Trial) -> Tensor:
         """Whether some output may lie inside a trial, or on its end, 0-dim bool."""
-        sign = self.span.direction
-        near = 4 * torch.finfo(torch.float64).eps * torch.maximum(trial.t.abs(), trial.t_end.abs())
-        first = torch.searchsorted(self._ahead, (sign * trial.t - near).unsqueeze(-1))
-        last = torch.searchsorted(self._ahead, (sign * trial.t_end + near).unsqueeze(-1), right=True)
-        return (first != last).any()
+        ends = torch.stack((trial.t, trial.t_end), dim=-1)
+        passed = torch.searchsorted(self._ahead, torch.addcmul(self._around, self._sign, ends))
+        return (passed[:, 0] != passed[:, 1]).any()
 
     def read(self, f: FieldFunction, method: Method, trials: Sequence[Trial]) -> Tensor:
         """Fill in what lies inside the accepted trials; returns the field evaluations this took, ``(B,)``."""
-        accept = torch.stack([trial.accept for trial in trials])
-        order, t, t_end = pack(
-            accept, torch.stack([trial.t for trial in trials]), torch.stack([trial.t_end for trial in trials])
-        )
+        accept, last = torch.stack([trial.accept for trial in trials]), trials[-1]
         count = accept.sum(0)
+        order, t, t_end = pack(
+            accept, count, torch.stack([trial.t for trial in trials]), torch.stack([trial.t_end for trial in trials])
+        )
         spent = torch.zeros_like(count)
         if not len(t):
             return spent
-        reached = torch.where(count > 0, t_end.gather(0, (count - 1).clamp(min=0).unsqueeze(0)).squeeze(0), torch.nan)
+        reached = torch.where(last.accept, last.t_end, last.t).masked_fill(count == 0, torch.nan)
         fast = self.read_out == "interpolate" and not method.extra_evaluations
         for columns in self._pieces(whole=not fast):
             times, pending = self.times[:, columns], self.pending[:, columns]
-            sign, near = self.span.direction.unsqueeze(-1), 4 * torch.finfo(torch.float64).eps * times.abs()
-            wanted = pending & (sign * times - near <= sign * reached.unsqueeze(-1))
+            near = 4 * torch.finfo(torch.float64).eps * times.abs()
+            wanted = pending & (self._sign * times - near <= self._sign * reached.unsqueeze(-1))
             plan = plan_outputs(t, t_end, count, self.span, times, wanted)
             if not len(plan.rows):
                 continue
@@ -167,12 +179,12 @@ class OutputBoard:
             return torch.stack(list(values))[index, plan.rows]
 
         y = each([trial.y for trial in trials])
-        h = each([trial.t_end - trial.t for trial in trials]).to(y.dtype).unsqueeze(-1)
+        h = (each([trial.t_end for trial in trials]) - each([trial.t for trial in trials])).to(y.dtype).unsqueeze(-1)
         total = torch.zeros_like(y)
         for i, weight in enumerate(method.output_weights(plan.fractions)):  # one stage of all trials at a time
-            total += weight.to(y.dtype).unsqueeze(-1) * each([trial.step.stages[i] for trial in trials])
+            total.addcmul_(weight.to(y.dtype).unsqueeze(-1), each([trial.step.stages[i] for trial in trials]))
         ends = each([trial.step.y for trial in trials])
-        return torch.where((plan.fractions == 1.0).unsqueeze(-1), ends, y + h * total)
+        return torch.where((plan.fractions == 1.0).unsqueeze(-1), ends, torch.addcmul(y, h, total))
 
     def _trial_by_trial(
         self, f: FieldFunction, method: Method, trials: Sequence[Trial], plan: OutputPlan, index: Tensor

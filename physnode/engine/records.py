@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -100,20 +101,25 @@ class Records:
         storages = (self.t.untyped_storage(), self.t_end.untyped_storage())
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
+    @cached_property
+    def fewest(self) -> int:
+        """The smallest count: in every slot before it, every row makes a step."""
+        return int(self.count.min()) if len(self.count) else 0
+
     def active(self, slot: int) -> Tensor:
         """Rows that made a step in this slot, ``(B,)``."""
         return slot < self.count
 
 
-def pack(accept: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Move each row's accepted trials ``(K, B)`` to the front, in order, and cut to the largest count.
+def pack(accept: Tensor, count: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Move each row's accepted trials ``(K, B)``, ``count`` ``(B,)`` of them, to the front, in order; cut to the largest count.
 
     Returns the permutation ``(N, B)`` of trial indices, then each of ``values`` ``(K, B, ...)`` packed.
     """
-    if bool(accept.all()):
+    fewest, slots = torch.stack((count.amin(), count.amax())).tolist()
+    if fewest == len(accept):
         trials = torch.arange(accept.shape[0], device=accept.device).unsqueeze(-1).expand(accept.shape)
         return trials, *values
-    slots = int(accept.sum(0).max())
     order = (~accept).to(torch.int8).argsort(dim=0, stable=True)[:slots]
     packed = []
     for value in values:

@@ -8,7 +8,7 @@ draws random numbers or changes tensors, which rules out a gradient.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from physnode.calling import with_args
 from physnode.engine.field_function import FieldFunction
@@ -143,6 +142,17 @@ def _check_output(value: object, y: Tensor) -> None:
         raise InputError(f"the field returns a tensor on {value.device} for a state on {y.device}; move one of them")
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What a torch function is given or gives, out of the lists, tuples and dictionaries it may lie in."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
 class _Reads(TorchFunctionMode):
     """Collects the tensors that were made outside the call: those that require a gradient, and those that are written to.
 
@@ -161,7 +171,7 @@ class _Reads(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for value in pytree.tree_leaves((args, kwargs or {})):
+        for value in _leaves((args, kwargs or {})):
             if isinstance(value, Tensor) and id(value) not in self._seen:
                 self._note(value)
                 if not is_wrapped(value):
@@ -173,7 +183,7 @@ class _Reads(TorchFunctionMode):
                 self._alive.append(value)
                 self.draws.append(value.get_state().cpu().numpy().tobytes())
         out = func(*args, **(kwargs or {}))
-        for value in pytree.tree_leaves(out):
+        for value in _leaves(out):
             if isinstance(value, Tensor):
                 self._note(value)
         return out

@@ -146,7 +146,7 @@ class BackwardSolve:
             state = advance(setting, state)[0]
         if not bool(state.status == Status.OK):
             longest = (clock.end - clock.start).abs().argmax()
-            reached = clock.time(state.reached)[longest : longest + 1]
+            reached = clock.time(state.t)[longest : longest + 1]
             raise GradientError(
                 f"the backward solve of the continuous adjoint, from the output at t = {float(clock.start[longest]):.6g} to "
                 f"t = {float(clock.end[longest]):.6g}, failed: {describe_failures(state.status, reached, state.tried, ())}. "

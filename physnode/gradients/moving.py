@@ -67,8 +67,10 @@ def moved_start(f: FieldFunction, epoch: Tensor, times: Tensor, y0: Tensor, ys: 
 
     One step of the midpoint rule of length zero has the first and second derivatives of the solution.
     """
+    if not (torch.is_grad_enabled() and (times.requires_grad or epoch.requires_grad)):
+        return ys
     at_start = (times == epoch.unsqueeze(-1)).detach()
-    if not (torch.is_grad_enabled() and (times.requires_grad or epoch.requires_grad) and bool(at_start.any())):
+    if not bool(at_start.any()):
         return ys
     column = at_start.to(torch.int8).argmax(-1, keepdim=True)
     away = (times.gather(-1, column) - epoch.unsqueeze(-1)).squeeze(-1)

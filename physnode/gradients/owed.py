@@ -55,8 +55,7 @@ class Owed:
     def pull_back_whole(self, slot: int, y: Tensor) -> None:
         """One slot made again from ``y`` with a graph, differentiated, and dropped."""
         replay, theta = self.replay, self.theta
-        active = replay.records.active(slot)
-        owed = torch.where(active.unsqueeze(-1), self.to_y.value, 0.0)
+        owed = self._of_moving(slot, self.to_y.value)
         with torch.enable_grad():
             with self.to_theta.sunk():
                 y = y.detach().requires_grad_()
@@ -68,8 +67,8 @@ class Owed:
                     kept = step.change is not None
                     pairs = [(step.y if step.change is None else step.change, owed), (values, self._to_values(slot))]
                 else:
-                    pairs, inputs = self._moving_pairs(slot, y, active, owed)
-            pairs = [(out, part) for out, part in pairs if out.requires_grad]
+                    pairs, inputs = self._moving_pairs(slot, y, owed)
+            pairs = [(out, part) for out, part in pairs if out.requires_grad and len(out)]
             outs, parts = [out for out, _ in pairs], [part for _, part in pairs]
             refuse_unknown({id(tensor) for tensor in (*theta, *inputs)}, *outs)
             every = (*inputs, *theta)
@@ -86,10 +85,10 @@ class Owed:
         f = replay.f.on_step(t, t_end)
         rows, fractions, inside = replay.inside(slot, t, t_end)
         owed = self._to_values(slot)
-        self._arrive(rows[~inside], owed[~inside])
-        rows, fractions, owed = rows[inside], fractions[inside], owed[inside]
-        active = records.active(slot).unsqueeze(-1)
-        arriving = torch.where(active, self.to_y.value, 0.0)
+        if len(rows):
+            self._arrive(rows[~inside], owed[~inside])
+            rows, fractions, owed = rows[inside], fractions[inside], owed[inside]
+        arriving = self._of_moving(slot, self.to_y.value)
         change = torch.zeros_like(arriving)
         stage_cotangents: list[Tensor | None] = []
         if len(rows) and replay.read_out == "interpolate":
@@ -105,7 +104,7 @@ class Owed:
                 seed = torch.zeros_like(change).index_put((entry_rows,), owed[entries])
                 change = change + seed + method.pull_back(f, self._vjp(), t, end, y, seed)
         change = change + method.pull_back(f, self._vjp(), t, t_end, y, arriving, stage_cotangents, known)
-        self.to_y.add(torch.where(active, change, 0.0))
+        self.to_y.add(self._of_moving(slot, change))
         self._owe_times(slot)
 
     def pull_back_moving(self, slot: int, y: Tensor) -> None:
@@ -113,16 +112,22 @@ class Owed:
         replay = self.replay
         times = replay.wanted(slot)
         assert times is not None
-        active = replay.records.active(slot).unsqueeze(-1)
-        arriving = torch.where(active, self.to_y.value, 0.0)
+        arriving = self._of_moving(slot, self.to_y.value)
         with torch.enable_grad():
             ends = replay.records.t[slot], replay.records.t_end[slot]
             inputs = tuple(part.detach().requires_grad_() for part in (y, *ends, times))
             end, values = swept_step(replay, slot, self._vjp, *inputs)
             back = torch.autograd.grad((end, values), inputs, (arriving, self._to_values(slot)), allow_unused=True)
         assert back[0] is not None
-        self.to_y.add(torch.where(active, back[0] - arriving, 0.0))
+        self.to_y.add(self._of_moving(slot, back[0] - arriving))
         self._owe_times(slot, *back[1:])
+
+    def _of_moving(self, slot: int, owed: Tensor) -> Tensor:
+        """``owed`` ``(B, ...)``, zero for rows that rest in the slot."""
+        records = self.replay.records
+        if slot < records.fewest:
+            return owed
+        return torch.where(records.active(slot).view(-1, *[1] * (owed.ndim - 1)), owed, 0.0)
 
     def _to_values(self, slot: int) -> Tensor:
         """The cotangents of the outputs in a slot, ``(M, dim)``."""
@@ -134,9 +139,7 @@ class Owed:
         if len(rows):
             self.to_y.add(torch.zeros_like(self.to_y.value).index_add(0, rows, owed))
 
-    def _moving_pairs(
-        self, slot: int, y: Tensor, active: Tensor, owed: Tensor
-    ) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]:
+    def _moving_pairs(self, slot: int, y: Tensor, owed: Tensor) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]:
         """A slot as a function of times too: what it gives, with what is owed to that, and what it is a function of."""
         replay = self.replay
         t, t_end = (part.detach().requires_grad_() for part in (replay.records.t[slot], replay.records.t_end[slot]))
@@ -147,7 +150,7 @@ class Owed:
         if replay.events is not None:
             rows, places = replay.events.rows[slot], replay.events.places[slot]
             pairs += [
-                (made.t_end, torch.where(active, self.to_event, 0.0)),
+                (made.t_end, self._of_moving(slot, self.to_event)),
                 (made.t_end[rows], self.cotangents.event_times[rows, places]),
                 (made.arrival[rows], self.cotangents.event_states[rows, places]),
             ]
@@ -178,12 +181,14 @@ class Owed:
     ) -> None:
         """Hand on what is owed to the ends of a slot's steps: to the time of an event, or to the ends of the span."""
         replay, records = self.replay, self.replay.records
-        to_t = torch.zeros_like(self.to_event) if to_t is None else torch.where(records.active(slot), to_t, 0.0)
+        if replay.events is None and replay.moving is None:
+            return
+        to_t = torch.zeros_like(self.to_event) if to_t is None else self._of_moving(slot, to_t)
         on_event = replay.on_event(slot)
         self.to_event = torch.where(on_event, to_t, 0.0)
         if replay.moving is None:
             return
-        to_end = torch.zeros_like(to_t) if to_end is None else torch.where(records.active(slot), to_end, 0.0)
+        to_end = torch.zeros_like(to_t) if to_end is None else self._of_moving(slot, to_end)
         for time, owed in ((records.t[slot], torch.where(on_event, 0.0, to_t)), (records.t_end[slot], to_end)):
             first, last = shares(replay.span, replay.jumps, time)
             self.to_t0, self.to_t1 = self.to_t0 + first * owed, self.to_t1 + last * owed

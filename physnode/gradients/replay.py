@@ -162,8 +162,7 @@ class Replay:
         values, event_times, event_states = [], [], []
         moved: Tensor | None = None
         for slot in range(self.records.slots):
-            active = self.records.active(slot)
-            resting = not bool(active.all())
+            active, resting = self.records.active(slot), slot >= self.records.fewest
             if resting or self.starts_afresh(slot):
                 carry = None
             y_in = torch.where(active.unsqueeze(-1), y, self.records.y.safe) if resting else y

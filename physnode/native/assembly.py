@@ -170,7 +170,9 @@ class _EngineCode:
         derivative, status, *moving = self.program.lower(trace, [*self.span.values(), y0, *self.numbers])
         arrays = dict(zip(_MOVING, moving, strict=False))
         self.layout = _Layout(arrays)
-        self._types = {name: (array.shape, array.flat[0].dtype if array.size else torch.float64) for name, array in arrays.items()}
+        self._types = {
+            name: (array.shape, array.flat[0].dtype if array.size else torch.float64) for name, array in arrays.items()
+        }
         stores = [Store("derivative", 0, flat(derivative)), Store("(&status)", 0, flat(status))]
         head = "static void start(const Uniform& c, const Lanes& lanes, const S* y0, State& out, S* derivative, M& status)"
         self._function(head, {"y0": "y0"}, [*stores, *self.layout.stores("out", arrays)])
@@ -221,7 +223,9 @@ class _EngineCode:
                 extend = [Store("step.stages", (self.stages + number) * dim, flat(stage)) for number, stage in enumerate(extra)]
         places = {f"stage{number}": f"(step.stages + {number * dim})" for number in range(self.stages)}
         record = {"t": "(&record.t)", "t_end": "(&record.t_end)", "y": "record.y", **places}
-        self._function("static void extend(const Uniform& c, const Lanes& lanes, const Record& record, Step& step)", record, extend)
+        self._function(
+            "static void extend(const Uniform& c, const Lanes& lanes, const Record& record, Step& step)", record, extend
+        )
         self._function("static void weights(const Uniform& c, D theta, S* weight)", {"theta": "(&theta)"}, weights, lanes=False)
         head = "static void restep(const Uniform& c, const Lanes& lanes, D t, D t_end, const S* y, const State& before, S* out)"
         times = {"t": "(&t)", "t_end": "(&t_end)", "y": "y"}

@@ -144,6 +144,28 @@ def _div(made: Made, a: Any, b: Any, rounding_mode: str | None = None) -> Array:
     return made.op("div", a, b)
 
 
+@_register("bitwise_xor", "logical_xor")
+def _xor(made: Made, a: Array, b: Array) -> Array:
+    if made.dtype is not torch.bool:
+        raise Unsupported("it computes with the bits of whole numbers")
+    return made.op("ne", a, b)
+
+
+@_register("addcmul")
+def _addcmul(made: Made, x: Array, a: Array, b: Array, value: float = 1) -> Array:
+    return _add(made, x, made.op("mul", a, b), value)
+
+
+@_register("addcdiv")
+def _addcdiv(made: Made, x: Array, a: Array, b: Array, value: float = 1) -> Array:
+    return _add(made, x, _div(made, a, b), value)
+
+
+@_register("lerp")
+def _lerp(made: Made, a: Array, b: Array, weight: Any) -> Array:
+    return made.op("add", a, made.op("mul", weight, made.op("sub", b, a)))
+
+
 @_register("reciprocal")
 def _reciprocal(made: Made, x: Array) -> Array:
     return made.op("div", 1.0, x)
@@ -213,6 +235,11 @@ OPERATIONS["clamp_max"] = lambda made, x, high: _clamp(made, x, None, high)
 @_register("where")
 def _where(made: Made, mask: Array, a: Any, b: Any) -> Array:
     return made.graph.apply("where", made.dtype, made.array(mask, torch.bool), made.array(a), made.array(b))
+
+
+@_register("masked_fill")
+def _masked_fill(made: Made, x: Array, mask: Array, value: Any) -> Array:
+    return _where(made, mask, value, x)
 
 
 @_register("isfinite")
@@ -395,7 +422,9 @@ def _index_add(made: Made, x: Array, dim: int, index: Array, source: Array, alph
 
 
 @_register("slice_scatter")
-def _slice_scatter(made: Made, x: Array, source: Array, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Array:
+def _slice_scatter(
+    made: Made, x: Array, source: Array, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Array:
     out = np.array(made.array(x), dtype=object)
     out[(slice(None),) * (dim % x.ndim) + (slice(start, end, step),)] = made.array(source)
     return out
@@ -433,7 +462,9 @@ def _copy(made: Made, x: Array, source: Array, *_: Any) -> Array:
     return np.broadcast_to(made.array(source), x.shape)
 
 
-@_register("full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "new_zeros", "new_full", "new_ones", "scalar_tensor")
+@_register(
+    "full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "new_zeros", "new_full", "new_ones", "scalar_tensor"
+)
 def _full(made: Made, *given: Any, value: float | None = None, **__: Any) -> Array:
     return np.broadcast_to(made.array(given[-1] if value is None else value), made.shape)
 

@@ -46,9 +46,7 @@ def _compiler() -> tuple[str, ...]:
     if path is None:
         raise Unsupported(f"there is no C++ compiler here ({command!r} was not found; CXX may name one)")
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    target = subprocess.run(
-        [path, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False
-    ).stdout
+    target = subprocess.run([path, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False).stdout
     return path, version, target, platform.machine(), sys.platform
 
 

@@ -113,6 +113,8 @@ def _agree(code: NativeCode, problem: Problem, field_says: Tensor, span: Sequenc
     """Whether code and field agree at the start."""
     first, last = span
     code_says = code.field(problem, first, problem.y0)
-    scale = torch.maximum(field_says.abs().amax(-1), problem.y0.detach().abs().amax(-1) / (last - first).abs().to(field_says.dtype))
+    scale = torch.maximum(
+        field_says.abs().amax(-1), problem.y0.detach().abs().amax(-1) / (last - first).abs().to(field_says.dtype)
+    )
     good = (code_says - field_says).abs() <= _SAME * torch.finfo(field_says.dtype).eps * scale.unsqueeze(-1)
     return bool((good.all(-1) | ~torch.isfinite(scale)).all())

@@ -256,7 +256,9 @@ class Body:
                 run = nodes[0].run
                 if run is None or run not in whole or run in self.pinned or len(nodes) != len(whole[run]):
                     continue
-                if all(a is b for a, b in zip(nodes, whole[run], strict=True)) and all(uses[node.number] == 1 for node in nodes):
+                if all(a is b for a, b in zip(nodes, whole[run], strict=True)) and all(
+                    uses[node.number] == 1 for node in nodes
+                ):
                     self._inlined[run] = list(nodes)
 
     def _emit_run(self, part: Sequence[Node]) -> None:
@@ -391,7 +393,9 @@ def scalar_expression(node: Node, arguments: Sequence[str]) -> str:
     return _expression(node, arguments)
 
 
-def uniform_statements(nodes: Sequence[Node], read: Callable[[Node], str], prefix: str = "u") -> tuple[list[str], Callable[[Node], str]]:
+def uniform_statements(
+    nodes: Sequence[Node], read: Callable[[Node], str], prefix: str = "u"
+) -> tuple[list[str], Callable[[Node], str]]:
     """Statements that compute uniform ``nodes``, and how each is then called; ``read`` gives the expression of an input."""
     lines: list[str] = []
     names: dict[int, str] = {}

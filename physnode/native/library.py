@@ -27,9 +27,7 @@ _Solve = _structure(
     "#rows #times *t0 *t1 *direction *ts #ts_stride *y0 *args *ys *last *derivative *status *accepted *rejected *evaluations "
     "*reached *tried *uniform #keep #threads",
 )
-_Pull = _structure(
-    "_Pull", "*t0 *direction *ts #ts_stride #times *args *cotangents *status *to_y0 *to_args *to_uniform"
-)
+_Pull = _structure("_Pull", "*t0 *direction *ts #ts_stride #times *args *cotangents *status *to_y0 *to_args *to_uniform")
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,6 @@ class Compiled:
         tape = Tape(self, handle, start, status, accepted) if keep else None
         last, derivative = states.unbind(0)
         return Found(ys, last, derivative, status, accepted, rejected, evaluations, times[0], times[1], tape)
-
 
     def field(self, start: Start) -> Tensor:
         """The field alone, at the start, ``(B, dim)``."""

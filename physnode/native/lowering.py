@@ -77,7 +77,9 @@ def _operation(graph: Graph, node: fx.Node, args: Any, kwargs: Any, calls: Mappi
 
 def _plain(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments that say more than where and how a tensor lies."""
-    return {name: value for name, value in kwargs.items() if name in ("alpha", "beta", "dim", "keepdim", "rounding_mode")}
+    return {
+        name: value for name, value in kwargs.items() if name in ("alpha", "beta", "dim", "keepdim", "rounding_mode", "value")
+    }
 
 
 def _attribute(module: fx.GraphModule, target: str) -> Tensor:

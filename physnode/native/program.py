@@ -86,7 +86,9 @@ class Program:
         self.arguments[name] = (self.args, array)
         self.args += array.size
 
-    def add_field(self, name: str, size: int, trace: fx.GraphModule, given: dict[str, Array], free: set[int], *, differentiable: bool) -> None:
+    def add_field(
+        self, name: str, size: int, trace: fx.GraphModule, given: dict[str, Array], free: set[int], *, differentiable: bool
+    ) -> None:
         """A function of the field of ``size`` numbers; ``free`` are ids of tensors that a gradient is wanted of."""
         t = self.graph.inputs("t", (1,), torch.float64, uniform=False)
         x = self.graph.inputs(f"x{size}", (1, size), self.dtype, uniform=False)
@@ -131,13 +133,19 @@ class Program:
         fields = "".join(f" {kind} {kind.lower()}[{count}];" for kind, count in code.saved.items())
         self.functions.append(f"struct PN_ALIGNED Saved_{name} {{{fields} }};")
         body = self._body(arrays)
-        whole = [node for node in frontier if node.run is not None and all(m.number in saved for m in self.graph.runs[node.run])]
+        whole = [
+            node for node in frontier if node.run is not None and all(m.number in saved for m in self.graph.runs[node.run])
+        ]
         for node in whole:
             assert node.run is not None
             if node.place == 0 and node.op not in ("item", "input"):
                 array, place = saved[node.number]
                 body.pinned[node.run] = f"({array} + {place})"
-        keep = [Store(saved[node.number][0], saved[node.number][1], [node]) for node in frontier if not (node.run in body.pinned and node.op not in ("item", "input"))]
+        keep = [
+            Store(saved[node.number][0], saved[node.number][1], [node])
+            for node in frontier
+            if not (node.run in body.pinned and node.op not in ("item", "input"))
+        ]
         lines = body.emit([Store("out", 0, list(outputs)), *_merged(keep)])
         self._function(f"static void {name}_save{head}, Saved_{name}& save)", lines)
         back = self._body({f"w{size}": "w"}, saved)
@@ -462,7 +470,9 @@ def _packed(pack: str, array: Array, name_of: Callable[[Node], str]) -> list[str
     if affine is not None:
         tensor, base, by_row, by_column = affine
         return [f"{head} return ((const {scalar}*)uniform[{tensor[1:]}])[{base} + o * {by_row} + i * {by_column}]; }});"]
-    entries = ", ".join(_input(node) if node.op == "input" else name_of(node) if node.op != "const" else str(node.data) for node in array.flat)
+    entries = ", ".join(
+        _input(node) if node.op == "input" else name_of(node) if node.op != "const" else str(node.data) for node in array.flat
+    )
     return [f"{{ const {scalar} entries[] = {{{entries}}};", f"{head} return entries[o * {columns} + i]; }}); }}"]
 
 

@@ -205,7 +205,9 @@ def _summed(graph: Graph, shares: Sequence[Sequence[Node]], dtype: torch.dtype) 
     return total
 
 
-def _pull_elementwise(graph: Graph, part: Sequence[Node], g: Array, given: dict[int, list[Node]], active: Collection[int]) -> None:
+def _pull_elementwise(
+    graph: Graph, part: Sequence[Node], g: Array, given: dict[int, list[Node]], active: Collection[int]
+) -> None:
     first = part[0]
     arrays = [as_array([node.args[place] for node in part], (len(part),)) for place in range(len(first.args))]
     if first.op == "cast":

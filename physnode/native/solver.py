@@ -194,7 +194,9 @@ class Taped:
         to_y0 += torch.where(at_start.unsqueeze(-1), cotangents, 0.0).sum(1)
         own, _ = self.problem.split()
         constants = {} if self.problem.f.args is None else self.problem.f.args.constants
-        columns = dict(zip(own, to_args.split([value[0].numel() for value in own.values()], dim=-1), strict=True)) if own else {}
+        columns = (
+            dict(zip(own, to_args.split([value[0].numel() for value in own.values()], dim=-1), strict=True)) if own else {}
+        )
         shares = []
         for tensor in theta:
             share = torch.zeros_like(tensor)
@@ -315,4 +317,3 @@ def _members(f: FieldFunction) -> dict[str, Tensor]:
 def _threads(rows: int) -> int:
     """As many as PyTorch may use, and no more than have enough to do."""
     return max(1, min(torch.get_num_threads(), rows // _ROWS_A_THREAD))
-

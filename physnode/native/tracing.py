@@ -39,12 +39,16 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
         Unsupported: it cannot be traced, for example since it asks for the value of a tensor.
     """
     try:
-        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=core_aten_decompositions())(*inputs)
+        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=core_aten_decompositions())(
+            *inputs
+        )
     except Unsupported:
         raise
     except Exception as problem:  # noqa: BLE001  # a user's field may raise anything, and then has no trace
         if "data-dependent control flow" in str(problem) or "tracing tensor" in str(problem):
-            raise Unsupported("it asks for the value of a tensor (if, float(t), bool(...)); write it with torch.where") from problem
+            raise Unsupported(
+                "it asks for the value of a tensor (if, float(t), bool(...)); write it with torch.where"
+            ) from problem
         raise Unsupported(f"it cannot be traced: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}") from problem
     return found
 
@@ -169,7 +173,6 @@ class Engine:
             accepted=accepted,
             rejected=rejected,
             status=torch.full_like(none, int(Status.RUNNING)),
-            reached=t,
             fresh=torch.zeros_like(none, dtype=torch.bool),
             signs=none.unsqueeze(-1)[:, :0],
             evaluations=evaluations,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -80,6 +81,8 @@ class Adaptive(Controller):
         self.safety, self.min_factor, self.max_factor = safety, min_factor, max_factor
         self.norm = _rms if norm is None else norm
         self.betas = (icoeff + pcoeff + dcoeff, -(pcoeff + 2 * dcoeff), dcoeff)
+        self._remembered = 2 if any(self.betas[1:]) else 0
+        """Past ratios that the formula reads."""
 
     def __repr__(self) -> str:
         atol = None if self.atol is None else self.atol.tolist()
@@ -87,9 +90,8 @@ class Adaptive(Controller):
 
     def tolerances(self, dtype: torch.dtype) -> tuple[float, Tensor]:
         """(rtol, atol) that are used for states of ``dtype``."""
-        rtol, atol = _DEFAULT_TOLERANCES.get(dtype, (1e-2, 1e-3))
-        rtol = rtol if self.rtol is None else self.rtol
-        return rtol, torch.tensor(atol, dtype=torch.float64) if self.atol is None else self.atol
+        atol = torch.tensor(_defaults(dtype)[1], dtype=torch.float64) if self.atol is None else self.atol
+        return self.relative_tolerance(dtype), atol
 
     def check(self, method: Method, dtype: torch.dtype) -> None:
         """Refuse methods without an error estimate, and tolerances below the resolution of the state's dtype."""
@@ -98,18 +100,18 @@ class Adaptive(Controller):
                 f"{method.name} has no error estimate, and step-size control would spoil a symplectic method; "
                 "give a step: controller=pn.Fixed(dt)"
             )
-        rtol, _ = self.tolerances(dtype)
+        rtol = self.relative_tolerance(dtype)
         floor = 10 * torch.finfo(dtype).eps
         if 0 < rtol < floor:
             raise InputError(f"rtol={rtol:g} is below what {dtype} can resolve ({floor:.2g}); raise rtol or use float64")
 
     def tuned(self, method: Method, y: Tensor) -> Method:
         """An implicit method stops its iterations by the tolerances."""
-        return method.tuned(*self._scales(y, _size(y)))
+        return method.tuned(*self._scales(y, _size(y))) if method.implicit else method
 
     def relative_tolerance(self, dtype: torch.dtype) -> float:
         """rtol."""
-        return self.tolerances(dtype)[0]
+        return _defaults(dtype)[0] if self.rtol is None else self.rtol
 
     def numbers(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The tolerances, but for a default ``atol``, which is measured by the start."""
@@ -135,13 +137,13 @@ class Adaptive(Controller):
     def start(self, method: Method, f: FieldFunction, span: Span, y: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor, int]:
         """The first trial by Hairer, Norsett, Wanner I, II.4, or ``first_step``.
 
-        The memory holds two past ratios, whether the last trial was refused, and the size of the starting state up to 1, by
-        which a default ``atol`` is measured.
+        The memory ends with whether the last trial was refused, and the size of the starting state up to 1, by which a default
+        ``atol`` is measured; before them it holds two past ratios, where the formula reads them.
         """
         length = (span.t1 - span.t0).abs()
         size = _size(y)
         ones = torch.ones_like(length)
-        memory = torch.stack((ones, ones, torch.zeros_like(length), size), dim=-1)
+        memory = torch.stack((*[ones] * self._remembered, torch.zeros_like(length), size), dim=-1)
         if self.first_step is not None:
             return torch.full_like(length, self.first_step).clamp(self.min_step, self.max_step), memory, 0
         rtol, atol = self._scales(y, size)
@@ -150,18 +152,21 @@ class Adaptive(Controller):
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         h0 = torch.minimum(torch.nan_to_num(h0, nan=1e-6), length).clamp(max=self.max_step)
         signed = span.direction * h0
-        other = f(span.t0 + signed, y + signed.to(y.dtype).unsqueeze(-1) * derivative)
+        other = f(span.t0 + signed, torch.addcmul(y, signed.to(y.dtype).unsqueeze(-1), derivative))
         d2 = self._measured((other - derivative) / scale) / h0
         assert method.error_order is not None
         largest = torch.maximum(d1, d2)
         h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / (method.error_order + 1)))
         dt = torch.minimum(100 * h0, torch.nan_to_num(h1, nan=0.0, posinf=0.0))
         dt = torch.where(dt > 0, dt, h0).clamp(self.min_step, self.max_step)
-        return self._shared(torch.minimum(dt, length), length > 0), memory, 1
+        dt = torch.minimum(dt, length)
+        if not self.per_trajectory:
+            dt = _smallest_of(dt, length > 0)
+        return dt, memory, 1
 
     def propose(self, span: Span, t: Tensor, dt: Tensor) -> Tensor:
         """``t + dt``, or the end if that is no farther."""
-        return torch.where(dt >= (span.t1 - t).abs() * (1 - 1e-12), span.t1, t + span.direction * dt)
+        return torch.where(dt >= (span.t1 - t).abs() * (1 - 1e-12), span.t1, torch.addcmul(t, span.direction, dt))
 
     def judge(
         self,
@@ -175,43 +180,53 @@ class Adaptive(Controller):
         memory: Tensor,
     ) -> Verdict:
         """The error test and the next length."""
-        rtol, atol = self._scales(y, memory[:, 3])
+        rtol, atol = self._scales(y, memory[..., -1])
         scale = atol + rtol * torch.maximum(y.abs(), step.y.abs())
         ratio = _combined([self._measured(error / scale) for error in step.error])
-        finite = torch.isfinite(ratio + step.y.sum(-1))
-        ratio = torch.where(finite, ratio, torch.inf)
+        ratio = torch.add(ratio, step.y.sum(-1), alpha=0.0)  # not a number where the state is not finite
+        ratio = torch.nan_to_num(ratio, nan=torch.inf, posinf=torch.inf)
         assert method.error_order is not None
         exponent = 1 / (method.error_order + 1)
         if step.unsolved is not None:  # an error for which the formula gives half the step
             ratio = torch.where(step.unsolved, max(1.5, 2 * self.safety) ** (1 / exponent), ratio)
-        refused = ~(ratio <= 1)
+        too_large = ratio > 1
         if not self.per_trajectory:
             ratio = torch.where(running, ratio, 0.0).amax().expand_as(ratio)
         accept = ratio <= 1
-        inverse = (1 / ratio.clamp(min=1e-10)) ** exponent
-        beta1, beta2, beta3 = self.betas
-        factor = self.safety * inverse**beta1
-        if beta2 or beta3:
-            history = memory[:, 0] ** beta2 * memory[:, 1] ** beta3
-            factor = torch.where(accept, factor * history, self.safety * inverse)
-        factor = factor.clamp(self.min_factor, self.max_factor)
-        refused_before = memory[:, 2] > 0
-        factor = torch.where(accept & ~refused_before, factor, factor.clamp(max=1.0))
+        inverse = ratio.clamp(min=1e-10) ** -exponent
+        factor = self._factor(accept, inverse, memory)
         length = (t_end - t).abs()
-        smallest = self._smallest(t, length)
+        smallest = self._smallest(t)
         # the length of a trial differs from dt by rounding, or by the cut at the end of the span
-        stuck = refused & ((length <= smallest) | (dt <= smallest))
-        dt_next = (length * factor).clamp(max=self.max_step)
-        dt_next = torch.maximum(dt_next, smallest)
-        moved = (running & accept).unsqueeze(-1)
-        ratios = torch.where(moved, torch.stack((inverse, memory[:, 0]), dim=-1), memory[:, :2])
-        refused_now = torch.where(running, (~accept).to(memory.dtype), memory[:, 2])
-        memory = torch.cat((ratios, refused_now.unsqueeze(-1), memory[:, 3:]), dim=-1)
-        dt_next = torch.where(running, dt_next, dt)
+        stuck = too_large & (torch.minimum(length, dt) <= smallest)
+        dt_next = length * factor
+        if self.max_step < torch.inf:
+            dt_next = dt_next.clamp(max=self.max_step)
         # a step that was cut to end on a jump, an event or the end says nothing against the step that was meant
         arrived_short = accept & (length < dt * (1 - 1e-9))
-        dt_next = torch.where(arrived_short, torch.maximum(dt_next, dt), dt_next)
-        return Verdict(accept, self._shared(dt_next, running & ~arrived_short & ~stuck), memory, stuck)
+        dt_next = torch.where(running, torch.maximum(dt_next, torch.where(arrived_short, dt, smallest)), dt)
+        if not self.per_trajectory:
+            dt_next = _smallest_of(dt_next, running & ~arrived_short & ~stuck)
+        return Verdict(accept, dt_next, self._remember(running, accept, inverse, memory), stuck)
+
+    def _factor(self, accept: Tensor, inverse: Tensor, memory: Tensor) -> Tensor:
+        """By how much the next step is longer than this one: by nothing after one that was refused."""
+        beta1, beta2, beta3 = self.betas
+        factor = self.safety * (inverse if beta1 == 1 else inverse**beta1)
+        if self._remembered:
+            history = memory[..., 0] ** beta2 * memory[..., 1] ** beta3
+            factor = torch.where(accept, factor * history, self.safety * inverse)
+        factor = factor.clamp(self.min_factor, self.max_factor)
+        return torch.where(memory[..., -2] > 0, factor.clamp(max=1.0), factor)
+
+    def _remember(self, running: Tensor, accept: Tensor, inverse: Tensor, memory: Tensor) -> Tensor:
+        """The memory behind this trial."""
+        refused = torch.where(running, (~accept).to(memory.dtype), memory[..., -2])
+        past: tuple[Tensor, ...] = ()
+        if self._remembered:
+            moved, last = running & accept, memory[..., 0]
+            past = (torch.where(moved, inverse, last), torch.where(moved, last, memory[..., 1]))
+        return torch.stack((*past, refused, memory[..., -1]), dim=-1)
 
     def _measured(self, scaled: Tensor) -> Tensor:
         """The norm of errors over their tolerances, ``(B,)`` in float64.
@@ -227,15 +242,15 @@ class Adaptive(Controller):
             )
         return size.to(torch.float64)
 
-    def _smallest(self, t: Tensor, length: Tensor) -> Tensor:
+    def _smallest(self, t: Tensor) -> Tensor:
         """The shortest step that still moves the time, or ``min_step``."""
         resolution = 4 * torch.finfo(torch.float64).eps * t.abs()
         return torch.clamp(resolution, min=max(self.min_step, 1e-40))
 
     def _scales(self, y: Tensor, size: Tensor) -> tuple[float, Tensor]:
-        rtol, atol = self.tolerances(y.dtype)
-        if self.atol is None:
-            return rtol, (atol * size).to(y).unsqueeze(-1)
+        rtol, atol = self.relative_tolerance(y.dtype), self.atol
+        if atol is None:
+            return rtol, (_defaults(y.dtype)[1] * size).to(y.dtype).unsqueeze(-1)
         if atol.ndim and atol.shape[-1] != y.shape[-1]:
             raise InputError(
                 f"atol has {atol.shape[-1]} entries for a state of {y.shape[-1]}; give one number or one per component"
@@ -243,12 +258,16 @@ class Adaptive(Controller):
         # an atol of zero and a component at rest at zero would make 0 / 0
         return rtol, atol.to(y).clamp(min=torch.finfo(y.dtype).tiny)
 
-    def _shared(self, dt: Tensor, involved: Tensor) -> Tensor:
-        """``dt`` itself, or, where steps are shared, the smallest among the trajectories that still move."""
-        if self.per_trajectory:
-            return dt
-        smallest = torch.where(involved, dt, torch.inf).amin()
-        return torch.where(torch.isfinite(smallest), smallest, dt)
+
+def _defaults(dtype: torch.dtype) -> tuple[float, float]:
+    """rtol and atol where the caller gives none."""
+    return _DEFAULT_TOLERANCES.get(dtype, (1e-2, 1e-3))
+
+
+def _smallest_of(dt: Tensor, involved: Tensor) -> Tensor:
+    """The smallest of ``dt`` ``(B,)`` among the trajectories ``involved``, for all; ``dt`` itself where there are none."""
+    smallest = torch.where(involved, dt, torch.inf).amin()
+    return torch.where(torch.isfinite(smallest), smallest, dt)
 
 
 def _size(y: Tensor) -> Tensor:
@@ -258,7 +277,8 @@ def _size(y: Tensor) -> Tensor:
 
 
 def _rms(x: Tensor) -> Tensor:
-    return x.square().mean(-1).sqrt()
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return size / sqrt(x.shape[-1])
 
 
 def _combined(norms: Sequence[Tensor]) -> Tensor:

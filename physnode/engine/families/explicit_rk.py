@@ -9,6 +9,7 @@ Source: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, II.1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -64,14 +65,12 @@ class ExplicitRungeKutta(Method):
         return tuple(self._stages(f, t, t_end, span, h, y, list(stages), len(self._rows)))
 
     def output_weights(self, fraction: Tensor) -> tuple[Tensor, ...]:
-        """b_i(θ) by Horner's rule, one ``(M,)`` a stage."""
-        weights = []
-        for row in self.tableau.extension.weights:
-            value = torch.zeros_like(fraction)
-            for coefficient in reversed(row):
-                value = (value + coefficient) * fraction
-            weights.append(value)
-        return tuple(weights)
+        """b_i(θ) by Horner's rule, for all stages at once; one ``(M,)`` a stage."""
+        *lower, highest = _powers(self.tableau.extension.weights, fraction.dtype, fraction.device)
+        value = highest * fraction
+        for coefficients in reversed(lower):
+            value = (value + coefficients) * fraction
+        return value.unbind()
 
     def pull_back(
         self,
@@ -99,7 +98,7 @@ class ExplicitRungeKutta(Method):
         with torch.no_grad():
             stages = self._stages(f, t, t_end, span, h, y, list(known) or [f(t, y)], last - 1)
         returned: list[Tensor | None] = [None] * last
-        total = torch.zeros_like(cotangent)
+        total: Tensor | None = None
         for i in reversed(range(last)):
             later = [(self._rows[j][i], back) for j in range(i + 1, last) if (back := returned[j]) is not None]
             if i < tableau.stages:
@@ -107,16 +106,16 @@ class ExplicitRungeKutta(Method):
             coefficients, terms = [a for a, _ in later], [term for _, term in later]
             weight = given[i]
             if any(coefficients):
-                step_part = h * combine(coefficients, terms)
-                weight = step_part if weight is None else weight + step_part
+                step_part = combine(coefficients, terms)
+                weight = h * step_part if weight is None else torch.addcmul(weight, h, step_part)
             if weight is None:
                 continue
             time, row = self._time(i, t, t_end, span), self._rows[i]
-            point = y + h * combine(row, stages) if any(row) else y
+            point = torch.addcmul(y, h, combine(row, stages)) if any(row) else y
             back = vjp(lambda x, time=time: f(time, x), point, weight)  # type: ignore[misc]
             returned[i] = back
-            total = total + back
-        return total
+            total = back if total is None else total + back
+        return torch.zeros_like(cotangent) if total is None else total
 
     def push_forward(
         self,
@@ -137,13 +136,13 @@ class ExplicitRungeKutta(Method):
         for i in range(len(self._rows) if outputs else self.tableau.stages):
             time, row = self._time(i, t, t_end, span), self._rows[i]
             inner = any(row)
-            point = y + h * combine(row, stages) if inner else y
-            direction = tangents + h * combine(row, changes) if inner else tangents
+            point = torch.addcmul(y, h, combine(row, stages)) if inner else y
+            direction = torch.addcmul(tangents, h, combine(row, changes)) if inner else tangents
             value, change = jvp(lambda x, time=time: f(time, x), point, direction)  # type: ignore[misc]
             stages.append(value)
             changes.append(change)
-        end = y + h * combine(self.tableau.b, stages)
-        return end, tangents + h * combine(self.tableau.b, changes), tuple(stages), tuple(changes)
+        end = torch.addcmul(y, h, combine(self.tableau.b, stages))
+        return end, torch.addcmul(tangents, h, combine(self.tableau.b, changes)), tuple(stages), tuple(changes)
 
     def _stages(
         self,
@@ -158,14 +157,14 @@ class ExplicitRungeKutta(Method):
     ) -> list[Tensor]:
         """Continue the list of stage derivatives up to ``count`` of them."""
         for i in range(len(stages), count):
-            stages.append(f(self._time(i, t, t_end, span), y + h * combine(self._rows[i], stages)))
+            stages.append(f(self._time(i, t, t_end, span), torch.addcmul(y, h, combine(self._rows[i], stages))))
         return stages
 
     def _time(self, i: int, t: Tensor, t_end: Tensor, span: Tensor) -> Tensor:
         node = self._nodes[i]
         if node == 0.0:
             return t
-        return t_end if node == 1.0 else t + node * span
+        return t_end if node == 1.0 else torch.add(t, span, alpha=node)
 
 
 def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
@@ -175,3 +174,10 @@ def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
         if weight:
             total = weight * stage if total is None else torch.add(total, stage, alpha=weight)
     return torch.zeros_like(stages[0]) if total is None else total
+
+
+@lru_cache(maxsize=64)
+def _powers(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """The coefficients of each power of θ, the lowest first, ``(S, 1)`` each for S polynomials without a constant term."""
+    with torch.inference_mode(False):  # they outlive the solve, and the next one may record a graph
+        return torch.tensor(rows, dtype=dtype, device=device).T.unsqueeze(-1).unbind()
