@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._decomp import core_aten_decompositions
+from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from physnode.engine.arguments import Arguments
@@ -32,6 +32,15 @@ _library.impl("evaluate", lambda t, y, name: torch.zeros_like(y), "CompositeExpl
 _library.impl("transpose", lambda t, y, w, name: torch.zeros_like(y), "CompositeExplicitAutograd")
 
 
+_aten = torch.ops.aten
+_DECOMPOSITIONS = {
+    **core_aten_decompositions(),
+    **get_decompositions(
+        [_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten.hardtanh, _aten._softmax, _aten._log_softmax]
+    ),
+}
+
+
 def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     """The operations of ``function`` on tensors like ``inputs``.
 
@@ -39,9 +48,7 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
         Unsupported: it cannot be traced, for example since it asks for the value of a tensor.
     """
     try:
-        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=core_aten_decompositions())(
-            *inputs
-        )
+        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=_DECOMPOSITIONS)(*inputs)
     except Unsupported:
         raise
     except Exception as problem:  # noqa: BLE001  # a user's field may raise anything, and then has no trace
