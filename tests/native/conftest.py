@@ -101,10 +101,10 @@ ROTOR = Rotor()
 
 
 def unequal(rows: int) -> Tensor:
-    """Starts of :class:`Rotor` of very different speeds."""
+    """Starts of :class:`Rotor` whose speeds lie between 0.4 and 7."""
     generator = torch.Generator().manual_seed(7)
-    y0 = torch.randn(rows, 3, dtype=torch.float64, generator=generator)
-    y0[:, 2] = torch.exp(1.2 * y0[:, 2])
+    y0 = torch.rand(rows, 3, dtype=torch.float64, generator=generator) - 0.5
+    y0[:, 2] = torch.exp(3 * y0[:, 2] + 0.5)
     return y0
 
 
