@@ -309,13 +309,22 @@ def _all(made: Made, x: Array, dim: Any = None, keepdim: bool = False) -> Array:
     return made.fold("and", x, dim, keepdim)
 
 
-@_register("cumsum")
-def _cumsum(made: Made, x: Array, dim: int, dtype: Any = None) -> Array:
+def _running(made: Made, name: str, x: Array, dim: int) -> Array:
     moved = np.moveaxis(made.array(x), dim, -1)
     parts = [moved[..., 0]]
     for place in range(1, moved.shape[-1]):
-        parts.append(made.op("add", parts[-1], moved[..., place]))
+        parts.append(made.op(name, parts[-1], moved[..., place]))
     return np.moveaxis(np.stack(parts, -1), -1, dim)
+
+
+@_register("cumsum")
+def _cumsum(made: Made, x: Array, dim: int, dtype: Any = None) -> Array:
+    return _running(made, "add", x, dim)
+
+
+@_register("cumprod")
+def _cumprod(made: Made, x: Array, dim: int, dtype: Any = None) -> Array:
+    return _running(made, "mul", x, dim)
 
 
 @_register("linalg_vector_norm")
