@@ -116,5 +116,5 @@ def _agree(code: NativeCode, problem: Problem, field_says: Tensor, span: Sequenc
     scale = torch.maximum(
         field_says.abs().amax(-1), problem.y0.detach().abs().amax(-1) / (last - first).abs().to(field_says.dtype)
     )
-    good = (code_says - field_says).abs() <= _SAME * torch.finfo(field_says.dtype).eps * scale.unsqueeze(-1)
+    good = (code_says - field_says).abs() <= _SAME * code.resolution * scale.unsqueeze(-1)
     return bool((good.all(-1) | ~torch.isfinite(scale)).all())

@@ -11,6 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -98,11 +99,19 @@ class NativeCode:
     """Where each tensor that the code reads is found."""
     differentiates: bool
     """Whether the field takes a derivative itself by ``torch.autograd``."""
+    dtype: torch.dtype
+    """Of the state."""
 
     @property
     def reads_members(self) -> bool:
         """Whether it reads parameters, buffers and arguments only."""
         return all(kind != "other" for kind, _ in self.reads)
+
+    @cached_property
+    def resolution(self) -> float:
+        """The coarsest unit in the last place of what it computes with: a network may be coarser than the state."""
+        read = {tensor.dtype for tensor in self.assembled.tensors if tensor.is_floating_point()}
+        return max(torch.finfo(dtype).eps for dtype in (self.dtype, *read))
 
     def solve(self, problem: Problem, span: Span, times: Tensor, max_steps: int, *, keep: bool) -> tuple[Found, Taped | None]:
         """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
@@ -299,7 +308,9 @@ def _make(problem: Problem) -> NativeCode:
             reads.append(("shared", given[id(tensor)]))
         else:
             reads.append(("other", tensor))
-    return NativeCode(assembled, Compiled(assembled.source, problem.y0.shape[-1]), tuple(reads), problem.f.differentiates)
+    return NativeCode(
+        assembled, Compiled(assembled.source, problem.y0.shape[-1]), tuple(reads), problem.f.differentiates, problem.y0.dtype
+    )
 
 
 def tensors_of(f: FieldFunction) -> tuple[Tensor, ...]:
