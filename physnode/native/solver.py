@@ -28,6 +28,7 @@ from physnode.native.assembly import Assembled, assemble
 from physnode.native.build import COUNTS
 from physnode.native.expressions import Unsupported
 from physnode.native.library import Compiled, Found, Start
+from physnode.native.seen import Seen, changed, visible
 from physnode.native.tracing import split_arguments
 
 __all__ = ["NativeCode", "Problem", "Taped", "code_for", "known_code", "tensors_of", "work_done"]
@@ -85,7 +86,8 @@ class Problem:
 def _kind(value: Any) -> Hashable:
     """What of a shared argument is built into the code."""
     if isinstance(value, Tensor):
-        return tuple(value.shape), value.dtype, value.requires_grad
+        built_in = None if value.is_floating_point() else tuple(value.reshape(-1).tolist())  # places to read from
+        return tuple(value.shape), value.dtype, value.requires_grad, built_in
     return repr(value)
 
 
@@ -101,6 +103,14 @@ class NativeCode:
     """Whether the field takes a derivative itself by ``torch.autograd``."""
     dtype: torch.dtype
     """Of the state."""
+    seen: Seen
+    """What it holds of the field as it was."""
+    each_by_itself: bool = False
+    """Whether the field was seen to treat each trajectory of a batch by itself."""
+
+    def is_of(self, problem: Problem) -> bool:
+        """Whether nothing that it holds of the field has changed."""
+        return not changed(self.seen, visible(problem.f.field))
 
     @property
     def reads_members(self) -> bool:
@@ -234,7 +244,7 @@ _codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
 def known_code(problem: Problem) -> NativeCode | None:
     """The code that was made for such a problem before."""
     made = _codes_of(problem).made.get(problem.key(_members(problem.f)))
-    return made if isinstance(made, NativeCode) else None
+    return made if isinstance(made, NativeCode) and made.is_of(problem) else None
 
 
 def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
@@ -245,7 +255,7 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
     """
     codes, key = _codes_of(problem), problem.key(_members(problem.f))
     made = None if again else codes.made.get(key)
-    if made is None or (isinstance(made, NativeCode) and not made.reads_all(problem)):
+    if made is None or (isinstance(made, NativeCode) and not (made.reads_all(problem) and made.is_of(problem))):
         try:
             made = _make(problem)
         except Unsupported as reason:
@@ -286,6 +296,7 @@ def _make(problem: Problem) -> NativeCode:
     rank = len(problem.f.batch)
     examples = {name: value[:1].detach().reshape(*(1,) * rank, *value.shape[1:]) for name, value in own.items()}
     COUNTS["traced"] += 1
+    before = visible(problem.f.field)
     assembled = assemble(
         problem.f,
         problem.method,
@@ -308,8 +319,15 @@ def _make(problem: Problem) -> NativeCode:
             reads.append(("shared", given[id(tensor)]))
         else:
             reads.append(("other", tensor))
+    for path in changed(before, visible(problem.f.field)):  # a call changes it: a count of calls, say
+        del before[path]
     return NativeCode(
-        assembled, Compiled(assembled.source, problem.y0.shape[-1]), tuple(reads), problem.f.differentiates, problem.y0.dtype
+        assembled,
+        Compiled(assembled.source, problem.y0.shape[-1]),
+        tuple(reads),
+        problem.f.differentiates,
+        problem.y0.dtype,
+        before,
     )
 
 
