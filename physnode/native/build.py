@@ -69,7 +69,10 @@ def library(source: str) -> ctypes.CDLL:
         if path.exists():
             COUNTS["loaded"] += 1
         else:
-            _compile(compiler[0], source, path, here)
+            try:
+                _compile(compiler[0], source, path, here)
+            except OSError as problem:
+                raise Unsupported(f"its code cannot be kept ({problem}); PHYSNODE_CACHE may name another folder") from problem
             COUNTS["compiled"] += 1
         _loaded[key] = ctypes.CDLL(str(path))
     return _loaded[key]

@@ -260,6 +260,8 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
             made = _make(problem)
         except Unsupported as reason:
             made = reason
+        except Exception as problem:  # a field may do what nobody has thought of; the eager driver solves it
+            made = Unsupported(f"no code could be made of it ({type(problem).__name__}: {str(problem).splitlines()[:1]})")
         codes.made[key] = made
         while len(codes.made) > _MOST:
             codes.made.popitem(last=False)
