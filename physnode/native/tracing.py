@@ -35,10 +35,9 @@ _library.impl("transpose", lambda t, y, w, name: torch.zeros_like(y), "Composite
 _aten = torch.ops.aten
 _DECOMPOSITIONS = {
     **core_aten_decompositions(),
-    **get_decompositions(
-        [_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten.hardtanh, _aten._softmax, _aten._log_softmax]
-    ),
+    **get_decompositions([_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten._softmax, _aten._log_softmax]),
 }
+_DECOMPOSITIONS.pop(_aten.roll.default)  # into a remainder of places
 
 
 def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
