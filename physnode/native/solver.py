@@ -107,6 +107,8 @@ class NativeCode:
     """What it holds of the field as it was."""
     each_by_itself: bool = False
     """Whether the field was seen to treat each trajectory of a batch by itself."""
+    has_its_derivatives: bool = False
+    """Whether the code's derivatives were seen to be the field's."""
 
     def is_of(self, problem: Problem) -> bool:
         """Whether nothing that it holds of the field has changed."""
@@ -150,6 +152,12 @@ class NativeCode:
     def field(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
         """The code's own dy/dt at ``t`` ``(B,)`` and ``y`` ``(B, dim)``."""
         return self.compiled.field(self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)[0])
+
+    def transpose(self, problem: Problem, t: Tensor, y: Tensor, cotangents: Tensor) -> list[Tensor]:
+        """What y ``(B, dim)`` and each of ``problem.theta`` are owed by the code's own dy/dt, for its ``cotangents``."""
+        start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)
+        to_y, to_args, to_uniform = self.compiled.transpose(start, cotangents, _wanted(current, problem.theta))
+        return [to_y, *_shares(problem, current, problem.theta, to_args, to_uniform)]
 
     def reads_all(self, problem: Problem) -> bool:
         """Whether every tensor that the field reads and that is none of its parameters is one that the code reads."""
@@ -204,29 +212,39 @@ class Taped:
     def pull(self, cotangents: Tensor, theta: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """What y0 ``(B, dim)`` and each of ``theta`` are owed by ``cotangents`` ``(B, T, dim)`` of the outputs."""
         assert self.found.tape is not None
-        places = {id(tensor): number for number, tensor in enumerate(self.current)}
-        wanted = {places[id(tensor)] for tensor in theta if id(tensor) in places}
-        free = [number in wanted for number in range(len(self.current))]
+        free = _wanted(self.current, theta)
         to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, free)
         start = self.found.tape.start
         at_start = (start.times == start.t0.unsqueeze(-1)) & (self.found.status == 0).unsqueeze(-1)
         to_y0 += torch.where(at_start.unsqueeze(-1), cotangents, 0.0).sum(1)
-        own, _ = self.problem.split()
-        constants = {} if self.problem.f.args is None else self.problem.f.args.constants
-        columns = (
-            dict(zip(own, to_args.split([value[0].numel() for value in own.values()], dim=-1), strict=True)) if own else {}
-        )
-        shares = []
-        for tensor in theta:
-            share = torch.zeros_like(tensor)
-            number = places.get(id(tensor))
-            if number is not None and to_uniform[number] is not None:
-                share = share + to_uniform[number].to(tensor.dtype)  # type: ignore[union-attr]
-            for name, column in columns.items():
-                if constants[name] is tensor:
-                    share = share + column.reshape(tensor.shape)
-            shares.append(share)
-        return to_y0, shares
+        return to_y0, _shares(self.problem, self.current, theta, to_args, to_uniform)
+
+
+def _wanted(current: Sequence[Tensor], theta: Sequence[Tensor]) -> list[bool]:
+    ids = {id(tensor) for tensor in theta}
+    return [id(tensor) in ids for tensor in current]
+
+
+def _shares(
+    problem: Problem, current: Sequence[Tensor], theta: Sequence[Tensor], to_args: Tensor, to_uniform: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """What each of ``theta`` is owed, from what is owed to the ``current`` tensors and the arguments of each trajectory."""
+    places = {id(tensor): number for number, tensor in enumerate(current)}
+    own, _ = problem.split()
+    constants = {} if problem.f.args is None else problem.f.args.constants
+    columns = dict(zip(own, to_args.split([value[0].numel() for value in own.values()], dim=-1), strict=True)) if own else {}
+    shares = []
+    for tensor in theta:
+        share = torch.zeros_like(tensor)
+        number = places.get(id(tensor))
+        owed = None if number is None else to_uniform[number]
+        if owed is not None:
+            share = share + owed.to(tensor.dtype)
+        for name, column in columns.items():
+            if constants[name] is tensor:
+                share = share + column.reshape(tensor.shape)
+        shares.append(share)
+    return shares
 
 
 @dataclass
