@@ -184,5 +184,16 @@ def test_no_known_operation_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None
         pn.solve(field, torch.full((2, size), 0.4, dtype=D), TS, compile=True, **OPTIONS)
     table = core_aten_decompositions()
     decomposed = {str(operation).split(".")[1] for operation in table}  # they reach the table as something else
-    other_names = {"reshape", "contiguous", "lift_fresh", "logical_and", "logical_or", "logical_xor", "empty", "addmv", "stack", "alias"}
+    other_names = {
+        "reshape",
+        "contiguous",
+        "lift_fresh",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "empty",
+        "addmv",
+        "stack",
+        "alias",
+    }
     assert set(OPERATIONS) - used - decomposed - other_names == set()
