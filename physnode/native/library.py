@@ -156,8 +156,10 @@ class Tape:
         return to_y0, to_args, to_uniform
 
     def records(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Times ``(N, B)`` at which steps start and end, and states ``(N, B, dim)`` from which they start; a trajectory rests at
-        its start in slots beyond its own count."""
+        """Times ``(N, B)`` at which steps start and end, and states ``(N, B, dim)`` from which they start.
+
+        A trajectory rests at its start in slots beyond its own count.
+        """
         start, slots = self.start, int(self.accepted.max()) if len(self.accepted) else 0
         t = start.t0.repeat(slots, 1)
         t_end, y = t.clone(), start.y0.repeat(slots, 1, 1)

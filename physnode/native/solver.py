@@ -1,15 +1,15 @@
 """Solves by native code: which code serves a solve, what it is given, and what it finds.
 
-The code of a field is made once for each structure (method, dimension, dtype, kind of controller, shapes) and serves every batch,
-span, tolerance and value of a parameter. Whether it is still the field's is seen at every solve: the code's own value at the
-start is held against the field's.
+The code of a field is made once for each structure (method, dimension, dtype, kind of controller, shapes) and serves every
+batch, span, tolerance and value of a parameter. Whether it is still the field's is seen at every solve: the code's own value at
+the start is held against the field's.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,32 +182,39 @@ class Taped:
         states.extend(y.unbind(0))
         return Records(t, t_end, states.closed(self.found.accepted), self.found.accepted)
 
-    def pull(self, cotangents: Tensor, theta: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What y0 ``(B, dim)`` and each of ``theta`` are owed by ``cotangents`` ``(B, T, dim)`` of the outputs."""
+    def pull(self, cotangents: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What y0 ``(B, dim)`` and each of the problem's ``theta`` are owed by ``cotangents`` ``(B, T, dim)`` of the outputs."""
         assert self.found.tape is not None
+        theta, start = self.problem.theta, self.found.tape.start
         places = {id(tensor): number for number, tensor in enumerate(self.current)}
         wanted = {places[id(tensor)] for tensor in theta if id(tensor) in places}
         free = [number in wanted for number in range(len(self.current))]
         to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, free)
-        start = self.found.tape.start
         at_start = (start.times == start.t0.unsqueeze(-1)) & (self.found.status == 0).unsqueeze(-1)
         to_y0 += torch.where(at_start.unsqueeze(-1), cotangents, 0.0).sum(1)
-        own, _ = self.problem.split()
-        constants = {} if self.problem.f.args is None else self.problem.f.args.constants
-        columns = (
-            dict(zip(own, to_args.split([value[0].numel() for value in own.values()], dim=-1), strict=True)) if own else {}
-        )
+        to_own = self._by_argument(to_args)
         shares = []
         for tensor in theta:
-            share = torch.zeros_like(tensor)
-            number = places.get(id(tensor))
-            if number is not None and to_uniform[number] is not None:
-                share = share + to_uniform[number].to(tensor.dtype)  # type: ignore[union-attr]
-            for name, column in columns.items():
-                if constants[name] is tensor:
-                    share = share + column.reshape(tensor.shape)
-            shares.append(share)
+            share = to_own.get(id(tensor))
+            found = to_uniform[places[id(tensor)]] if id(tensor) in places else None
+            if found is not None:
+                share = found.to(tensor.dtype) if share is None else share + found.to(tensor.dtype)
+            shares.append(torch.zeros_like(tensor) if share is None else share)
         return to_y0, shares
+
+    def _by_argument(self, to_args: Tensor) -> dict[int, Tensor]:
+        """What each argument that trajectories have of their own is owed, by the id of its tensor."""
+        found: dict[int, Tensor] = {}
+        at = 0
+        own, _ = self.problem.split()
+        for name in own:
+            assert self.problem.f.args is not None
+            tensor = self.problem.f.args.constants[name]
+            size = tensor[(0,) * len(self.problem.f.batch)].numel()
+            share = to_args[:, at : at + size].reshape(tensor.shape)
+            found[id(tensor)] = found[id(tensor)] + share if id(tensor) in found else share
+            at += size
+        return found
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """The functions of a solve, traced once for one trajectory.
 
-The engine's own functions are traced as they are: ``begin``, ``advance``, the read-out and ``pull_back``. Wherever they call the
-field, or the transpose of one of its evaluations, the trace holds an operation of its own, so that the field's code is made once.
+The engine's own functions are traced as they are: ``begin``, ``advance``, the read-out and ``pull_back``. Wherever they call
+the field, or the transpose of one of its evaluations, the trace holds an operation of its own: the field's code is made once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,11 +26,16 @@ from physnode.native.expressions import Unsupported
 
 __all__ = ["Engine", "OpaqueField", "trace_field", "traced"]
 
-_library = torch.library.Library("physnode", "DEF")  # noqa: TOR901  # lives as long as the process
+_library: Any = torch.library.Library("physnode", "DEF")  # type: ignore[no-untyped-call]  # lives as long as the process
 _library.define("evaluate(Tensor t, Tensor y, str name) -> Tensor")
 _library.define("transpose(Tensor t, Tensor y, Tensor w, str name) -> Tensor")
 _library.impl("evaluate", lambda t, y, name: torch.zeros_like(y), "CompositeExplicitAutograd")
 _library.impl("transpose", lambda t, y, w, name: torch.zeros_like(y), "CompositeExplicitAutograd")
+
+
+@lru_cache(maxsize=1)
+def _decompositions() -> Any:
+    return dict(core_aten_decompositions())
 
 
 def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
@@ -39,12 +45,10 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
         Unsupported: it cannot be traced, for example since it asks for the value of a tensor.
     """
     try:
-        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=core_aten_decompositions())(
-            *inputs
-        )
+        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=_decompositions())(*inputs)
     except Unsupported:
         raise
-    except Exception as problem:  # noqa: BLE001  # a user's field may raise anything, and then has no trace
+    except Exception as problem:  # a user's field may raise anything, and then has no trace
         if "data-dependent control flow" in str(problem) or "tracing tensor" in str(problem):
             raise Unsupported(
                 "it asks for the value of a tensor (if, float(t), bool(...)); write it with torch.where"
@@ -97,6 +101,7 @@ class OpaqueField(FieldFunction):
         return self
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """As an operation."""
         return self._mark("field", t, y)
 
     def drift(self, t: Tensor, p: Tensor) -> Tensor:
@@ -215,7 +220,8 @@ def split_arguments(args: Arguments, batch: tuple[int, ...]) -> tuple[dict[str, 
     """
     if args.signals:
         raise Unsupported(f"args[{next(iter(args.signals))!r}] is a sampled signal")
-    own, shared = {}, {}
+    own: dict[str, Tensor] = {}
+    shared: dict[str, Any] = {}
     for name, value in args.constants.items():
         per_row = isinstance(value, Tensor) and batch and tuple(value.shape[: len(batch)]) == batch
         (own if per_row else shared)[name] = value
