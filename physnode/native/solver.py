@@ -183,7 +183,7 @@ class Taped:
         return Records(t, t_end, states.closed(self.found.accepted), self.found.accepted)
 
     def pull(self, cotangents: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What y0 ``(B, dim)`` and each of the problem's ``theta`` are owed by ``cotangents`` ``(B, T, dim)`` of the outputs."""
+        """What y0 ``(B, dim)`` and each of the problem's ``theta`` are owed by the outputs' ``cotangents`` ``(B, T, dim)``."""
         assert self.found.tape is not None
         theta, start = self.problem.theta, self.found.tape.start
         places = {id(tensor): number for number, tensor in enumerate(self.current)}
