@@ -185,13 +185,11 @@ class Taped:
     def pull(self, cotangents: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What y0 ``(B, dim)`` and each of the problem's ``theta`` are owed by the outputs' ``cotangents`` ``(B, T, dim)``."""
         assert self.found.tape is not None
-        theta, start = self.problem.theta, self.found.tape.start
+        theta = self.problem.theta
         places = {id(tensor): number for number, tensor in enumerate(self.current)}
         wanted = {places[id(tensor)] for tensor in theta if id(tensor) in places}
         free = [number in wanted for number in range(len(self.current))]
         to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, free)
-        at_start = (start.times == start.t0.unsqueeze(-1)) & (self.found.status == 0).unsqueeze(-1)
-        to_y0 += torch.where(at_start.unsqueeze(-1), cotangents, 0.0).sum(1)
         to_own = self._by_argument(to_args)
         shares = []
         for tensor in theta:
