@@ -20,6 +20,8 @@ from physnode.native.spelling import vector_type
 
 __all__ = ["add_field"]
 
+_SAVED = 4_000
+"""Inner values of an evaluation, beyond which those of a step do not fit on the stack."""
 _HEAD = "(const Uniform& c, D t, const S* x, const S* args, S* __restrict out"
 _TAIL = "(const Uniform& c, Gradients& gradients, const {saved}& save, const S* w, S* __restrict to_x, S* __restrict to_args)"
 
@@ -66,6 +68,8 @@ def _add_transpose(program: Program, name: str, outputs: Sequence[Node], x: Arra
     program.outers |= {outer.matrix: f"w{outer.matrix}" for outer in owed.outers}
     saved = _saved(program, _frontier(program, stores, owed.outers, {node.number for node in primal}))
     counts = Counter(array for array, _ in saved.values())
+    if sum(counts.values()) > _SAVED:
+        raise Unsupported(f"one evaluation has {sum(counts.values())} inner values, above {_SAVED}")
     members = " ".join(f"{array[-1].upper()} {array[-1]}[{count}];" for array, count in counts.items())
     program.functions.append(f"struct PN_ALIGNED Saved_{name} {{ {members} }};")
     body = program.body(arrays)

@@ -15,6 +15,9 @@ from physnode.native.spelling import SCALAR, vector_type
 
 __all__ = ["Program", "Reads", "flat"]
 
+_LARGEST = 300_000
+"""Numbers, the same for all trajectories, that code is made for."""
+
 
 class Reads:
     """The tensors that the code is given, the same for all trajectories."""
@@ -25,6 +28,7 @@ class Reads:
         self.free: list[bool] = []
         """Which of them a gradient is wanted of."""
         self._arrays: dict[int, Array] = {}
+        self._size = 0
 
     def array(self, tensor: Tensor, *, free: bool = False) -> Array:
         """Its entries; whole numbers and masks, by which other things are read, are constants of the code."""
@@ -41,6 +45,9 @@ class Reads:
     def number(self, tensor: Tensor, *, free: bool = False) -> Array:
         """Its entries as they are at each solve, whatever the dtype."""
         if id(tensor) not in self._arrays:
+            self._size += tensor.numel()
+            if self._size > _LARGEST:
+                raise Unsupported(f"it reads more than {_LARGEST} numbers, for which products of whole batches are better")
             number = len(self.tensors)
             self._arrays[id(tensor)] = self.graph.inputs(f"p{number}", tuple(tensor.shape), tensor.dtype, uniform=True)
             self.tensors.append(tensor)

@@ -11,6 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from physnode.native.build import COUNTS
 from physnode.native.expressions import Unsupported
 from physnode.native.library import Compiled, Found, Start
 from physnode.native.tracing import split_arguments
+from physnode.states import StructuredField
 
 __all__ = ["NativeCode", "Problem", "Taped", "code_for", "known_code", "tensors_of", "work_done"]
 
@@ -64,6 +66,7 @@ class Problem:
         own, shared = self.split()
         names = {id(tensor): name for name, tensor in named.items()}
         return (
+            _owner(self.f)[1],
             self.y0.shape[-1],
             self.y0.dtype,
             len(self.f.batch),
@@ -262,13 +265,24 @@ def work_done(problem: Problem, evaluations: int) -> int:
 
 
 def _codes_of(problem: Problem) -> _Codes:
-    owner: Any = problem.f.field
-    if isinstance(owner, FunctionField):
-        owner = getattr(owner.function, "__self__", None) or owner.function
+    owner, _ = _owner(problem.f)
     try:
         return _codes.setdefault(owner, _Codes())
     except TypeError:  # it cannot be referred to weakly
         return _Codes()
+
+
+def _owner(f: FieldFunction) -> tuple[Any, Hashable]:
+    """What a field was made from, which outlives the solve, and how it was made."""
+    owner: Any = f.field
+    how: list[Hashable] = []
+    while isinstance(owner, FunctionField | StructuredField):
+        how.append(owner.adapter.structure if isinstance(owner, StructuredField) else "function")
+        owner = owner.field if isinstance(owner, StructuredField) else owner.function
+    if isinstance(owner, MethodType):
+        how.append(owner.__func__)
+        owner = owner.__self__
+    return owner, tuple(how)
 
 
 def _make(problem: Problem) -> NativeCode:
