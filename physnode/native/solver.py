@@ -27,6 +27,7 @@ from physnode.fields import FunctionField
 from physnode.native.assembly import Assembled, assemble
 from physnode.native.build import COUNTS
 from physnode.native.expressions import Unsupported
+from physnode.native.fingerprint import fingerprint
 from physnode.native.library import Compiled, Found, Start
 from physnode.native.tracing import split_arguments
 from physnode.states import StructuredField
@@ -35,6 +36,8 @@ __all__ = ["NativeCode", "Problem", "Taped", "code_for", "known_code", "tensors_
 
 _MOST = 16
 """Codes that are kept for one field."""
+_VARIANTS = 4
+"""Codes that may differ in nothing but plain values."""
 _ROWS_A_THREAD = 64
 
 _Read = tuple[str, Any]
@@ -61,11 +64,12 @@ class Problem:
         own, shared = split_arguments(self.f.args, self.f.batch)
         return {name: value.reshape(len(self.y0), *value.shape[len(self.f.batch) :]) for name, value in own.items()}, shared
 
-    def key(self, named: Mapping[str, Tensor]) -> Hashable:
-        """Problems of one key are served by one code."""
+    def key(self, named: Mapping[str, Tensor]) -> tuple[Hashable, ...]:
+        """Problems of one key are served by one code; first what the field holds beside tensors."""
         own, shared = self.split()
         names = {id(tensor): name for name, tensor in named.items()}
         return (
+            fingerprint(self.f.field),
             _owner(self.f)[1],
             self.y0.shape[-1],
             self.y0.dtype,
@@ -222,9 +226,22 @@ class Taped:
 class _Codes:
     """The codes of one field, and why there is none."""
 
-    made: OrderedDict[Hashable, NativeCode | Unsupported] = field(default_factory=OrderedDict)
+    made: OrderedDict[tuple[Hashable, ...], NativeCode | Unsupported] = field(default_factory=OrderedDict)
     spent: dict[Hashable, int] = field(default_factory=dict)
     """Evaluations of the field that the eager driver has made in problems that wait for their code."""
+
+    def refuse_change(self, key: tuple[Hashable, ...]) -> None:
+        """Refuse one more code where several differ in nothing but the plain values of the field.
+
+        Raises:
+            Unsupported: there are so many.
+        """
+        like = [other for other, made in self.made.items() if other[1:] == key[1:] and isinstance(made, NativeCode)]
+        if key not in like and len(like) >= _VARIANTS:
+            raise Unsupported(
+                "a plain number, word or flag that it holds changes from solve to solve, which needs new code each time; make "
+                "it a tensor, a parameter or one of args"
+            )
 
 
 _codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
@@ -246,6 +263,7 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
     made = None if again else codes.made.get(key)
     if made is None or (isinstance(made, NativeCode) and not made.reads_all(problem)):
         try:
+            codes.refuse_change(key)
             made = _make(problem)
         except Unsupported as reason:
             made = reason
