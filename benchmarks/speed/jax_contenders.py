@@ -1,0 +1,144 @@
+"""Contenders in JAX: diffrax, one step size a trajectory, and gradsolve, which records a mesh and replays it."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.contenders import Contender, Run, Setting, installed
+from benchmarks.speed.plain_fields import derivative
+from benchmarks.speed.problems import Problem
+
+__all__ = ["jax_contenders"]
+
+MAX_STEPS = 65_536
+PAIRS_FROM = 16
+"""From how many trajectories on the sum over pairs is faster than the full matrix."""
+
+
+class _Traced:
+    """A problem as arrays of JAX, and the loss of states."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.jax: Any = importlib.import_module("jax")
+        self.jnp: Any = importlib.import_module("jax.numpy")
+        self.case = problem.case
+        self.pairs = problem.batch >= PAIRS_FROM
+        self.theta = [self.jnp.asarray(value) for value in problem.theta]
+        self.y0 = self.jnp.asarray(problem.array)
+        self.ts = self.jnp.asarray(problem.ts.numpy().astype(problem.array.dtype))
+
+    def field(self, theta: Any, y: Any) -> Any:
+        """dy/dt of one state."""
+        return derivative(self.jnp, self.case, theta, y, pairs=self.pairs)
+
+    def timed(self, states: Any, setting: Setting, *more: Any) -> Run:
+        """Compile ``states(theta, y0, *more)`` alone, or with the gradient of its mean square by theta."""
+        block = self.jax.block_until_ready
+
+        def loss(theta: Any, y0: Any, *more: Any) -> Any:
+            ys = states(theta, y0, *more)
+            return (ys**2).mean(), ys
+
+        if not setting.gradient:
+            forward = self.jax.jit(states)
+            return lambda: (block(forward(self.theta, self.y0, *more)), ())
+        both = self.jax.jit(self.jax.grad(loss, has_aux=True))
+
+        def run() -> tuple[Any, Any]:
+            gradients, ys = block(both(self.theta, self.y0, *more))
+            return ys, gradients
+
+        return run
+
+
+def _diffrax(problem: Problem, setting: Setting) -> Run:
+    diffrax = importlib.import_module("diffrax")
+    traced = _Traced(problem)
+    term = diffrax.ODETerm(lambda t, y, theta: traced.field(theta, y))
+    solver = getattr(diffrax, setting.method)()
+
+    def one(theta: Any, y0: Any, rtol: Any, atol: Any) -> Any:
+        return diffrax.diffeqsolve(
+            term,
+            solver,
+            traced.ts[0],
+            traced.ts[-1],
+            None,
+            y0,
+            theta,
+            saveat=diffrax.SaveAt(ts=traced.ts),
+            stepsize_controller=diffrax.PIDController(rtol, atol),
+            max_steps=MAX_STEPS,
+        ).ys
+
+    many = traced.jax.vmap(one, in_axes=(None, 0, None, None))
+    if problem.batch == 1:  # a loop that is not mapped has real branches
+
+        def many(theta: Any, y0: Any, rtol: Any, atol: Any) -> Any:
+            return one(theta, y0[0], rtol, atol)[None]
+
+    return traced.timed(many, setting, setting.rtol, setting.atol)
+
+
+class _Mesh:
+    """What gradsolve asks of a problem, with weights that all trajectories share closed over."""
+
+    is_stiff, name, t0 = False, "speed", 0.0
+
+    def __init__(self, traced: _Traced, theta: Any) -> None:
+        self.traced, self.theta = traced, theta
+        self.dim, self.t1 = int(traced.y0.shape[1]), float(traced.ts[-1])
+
+    def f_jax(self, t: Any, y: Any, p: Any) -> Any:
+        """dy/dt; ``p`` would be a trajectory's own parameters, of which there are none."""
+        return self.traced.field(self.theta, y)
+
+
+def _gradsolve(problem: Problem, setting: Setting, *, warm: bool) -> Run:
+    traced = _Traced(problem)
+    dense = importlib.import_module("gradsolve.solvers.dense")
+    if setting.method == "vern7":
+        steps = importlib.import_module("gradsolve.solvers.vern7_replay")
+        record, step = steps.record_vern7, importlib.import_module("gradsolve.solvers.vern7_step").vern7_advance
+    else:
+        record = importlib.import_module("gradsolve.solvers.tsit5_replay").record_tsit5_jax
+        step = importlib.import_module("gradsolve.solvers.tsit5_step").tsit5_step
+    mesh = _Mesh(traced, traced.theta)
+    nothing = np.zeros((problem.batch, 1))
+
+    def recorded() -> Any:
+        found = record(
+            mesh.f_jax, problem.array, nothing, mesh.t0, mesh.t1, rtol=setting.rtol, atol=setting.atol, max_steps=MAX_STEPS
+        )
+        return traced.jnp.asarray(found[1].astype(problem.array.dtype))
+
+    def states(theta: Any, y0: Any, steps_taken: Any) -> Any:
+        unused = traced.jnp.zeros((problem.batch, 1), dtype=y0.dtype)
+        field = _Mesh(traced, theta).f_jax
+        return dense.vmap_saveat(field, mesh.t0, y0, unused, steps_taken, traced.ts, step)[1]
+
+    if warm:
+        return traced.timed(states, setting, recorded())
+    replay = traced.timed(states, setting, recorded())
+
+    def run() -> Any:
+        recorded()
+        return replay()
+
+    return run
+
+
+def jax_contenders() -> list[Contender]:
+    """Those that are installed."""
+    found = []
+    if installed("jax") and installed("diffrax"):
+        found.append(Contender("diffrax", "diffrax", "Dopri5", _diffrax, ("Dopri8", "Tsit5")))
+    if installed("jax") and installed("gradsolve"):
+        known = ("vern7", "tsit5")
+        found.append(Contender("gradsolve, recording and replay", "gradsolve", "tsit5", partial(_gradsolve, warm=False)))
+        found.append(Contender("gradsolve, warm replay", "gradsolve", "tsit5", partial(_gradsolve, warm=True), known))
+    return found
