@@ -30,6 +30,7 @@ class _Traced:
         self.theta = [self.jnp.asarray(value) for value in problem.theta]
         self.y0 = self.jnp.asarray(problem.array)
         self.ts = self.jnp.asarray(problem.ts.numpy().astype(problem.array.dtype))
+        self.end = float(problem.ts[-1])
 
     def field(self, theta: Any, y: Any) -> Any:
         """dy/dt of one state."""
@@ -91,45 +92,38 @@ class _Mesh:
 
     def __init__(self, traced: _Traced, theta: Any) -> None:
         self.traced, self.theta = traced, theta
-        self.dim, self.t1 = int(traced.y0.shape[1]), float(traced.ts[-1])
+        self.dim, self.t1 = int(traced.y0.shape[1]), traced.end
 
     def f_jax(self, t: Any, y: Any, p: Any) -> Any:
         """dy/dt; ``p`` would be a trajectory's own parameters, of which there are none."""
         return self.traced.field(self.theta, y)
 
 
-def _gradsolve(problem: Problem, setting: Setting, *, warm: bool) -> Run:
+def _gradsolve(problem: Problem, setting: Setting, *, recording: bool) -> Run:
+    """The adaptive solve that records a mesh and knows the last state alone, or the replay of a mesh that is recorded."""
     traced = _Traced(problem)
     dense = importlib.import_module("gradsolve.solvers.dense")
     if setting.method == "vern7":
-        steps = importlib.import_module("gradsolve.solvers.vern7_replay")
-        record, step = steps.record_vern7, importlib.import_module("gradsolve.solvers.vern7_step").vern7_advance
+        record = importlib.import_module("gradsolve.solvers.vern7_replay").record_vern7
+        step = importlib.import_module("gradsolve.solvers.vern7_step").vern7_advance
     else:
         record = importlib.import_module("gradsolve.solvers.tsit5_replay").record_tsit5_jax
         step = importlib.import_module("gradsolve.solvers.tsit5_step").tsit5_step
     mesh = _Mesh(traced, traced.theta)
     nothing = np.zeros((problem.batch, 1))
+    tolerance = {"rtol": setting.rtol, "atol": setting.atol, "max_steps": MAX_STEPS}
 
     def recorded() -> Any:
-        found = record(
-            mesh.f_jax, problem.array, nothing, mesh.t0, mesh.t1, rtol=setting.rtol, atol=setting.atol, max_steps=MAX_STEPS
-        )
-        return traced.jnp.asarray(found[1].astype(problem.array.dtype))
+        return record(mesh.f_jax, problem.array, nothing, mesh.t0, mesh.t1, **tolerance)
+
+    if recording:
+        return lambda: (recorded()[0][:, None], ())
 
     def states(theta: Any, y0: Any, steps_taken: Any) -> Any:
         unused = traced.jnp.zeros((problem.batch, 1), dtype=y0.dtype)
-        field = _Mesh(traced, theta).f_jax
-        return dense.vmap_saveat(field, mesh.t0, y0, unused, steps_taken, traced.ts, step)[1]
+        return dense.vmap_saveat(_Mesh(traced, theta).f_jax, mesh.t0, y0, unused, steps_taken, traced.ts, step)[1]
 
-    if warm:
-        return traced.timed(states, setting, recorded())
-    replay = traced.timed(states, setting, recorded())
-
-    def run() -> Any:
-        recorded()
-        return replay()
-
-    return run
+    return traced.timed(states, setting, traced.jnp.asarray(recorded()[1].astype(problem.array.dtype)))
 
 
 def jax_contenders() -> list[Contender]:
@@ -139,6 +133,7 @@ def jax_contenders() -> list[Contender]:
         found.append(Contender("diffrax", "diffrax", "Dopri5", _diffrax, ("Dopri8", "Tsit5")))
     if installed("jax") and installed("gradsolve"):
         known = ("vern7", "tsit5")
-        found.append(Contender("gradsolve, recording and replay", "gradsolve", "tsit5", partial(_gradsolve, warm=False)))
-        found.append(Contender("gradsolve, warm replay", "gradsolve", "tsit5", partial(_gradsolve, warm=True), known))
+        recording, replay = (partial(_gradsolve, recording=flag) for flag in (True, False))
+        found.append(Contender("gradsolve, recording", "gradsolve", "tsit5", recording, modes=("forward",)))
+        found.append(Contender("gradsolve, warm replay", "gradsolve", "tsit5", replay, known))
     return found
