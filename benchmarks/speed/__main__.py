@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for job in plan(wanted):
             begun = time.perf_counter()
             records += list(launch(job))
-            what = f"{job.part} {job.case} {job.dtype}, {job.threads} threads, {job.device}"
+            what = f"{job.part} {job.case} {job.dtype}, {job.where}"
             print(f"{what:<64} {time.perf_counter() - begun:7.1f} s", file=sys.stderr, flush=True)
             chosen.json.parent.mkdir(parents=True, exist_ok=True)
             chosen.json.write_text(json.dumps(records, indent=1), encoding="utf-8")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,20 @@ class _Traced:
         """dy/dt of one state."""
         return derivative(self.jnp, self.case, theta, y, pairs=self.pairs)
 
-    def timed(self, states: Any, setting: Setting, *more: Any) -> Run:
-        """Compile ``states(theta, y0, *more)`` alone, or with the gradient of its mean square by theta."""
+    def compiled(self, states: Any, gradient: bool) -> Callable[..., tuple[Any, Any]]:
+        """``states(theta, y0, *more)`` alone, or with the gradient of its mean square by theta; a function of ``more``."""
         block = self.jax.block_until_ready
 
         def loss(theta: Any, y0: Any, *more: Any) -> Any:
             ys = states(theta, y0, *more)
             return (ys**2).mean(), ys
 
-        if not setting.gradient:
+        if not gradient:
             forward = self.jax.jit(states)
-            return lambda: (block(forward(self.theta, self.y0, *more)), ())
+            return lambda *more: (block(forward(self.theta, self.y0, *more)), ())
         both = self.jax.jit(self.jax.grad(loss, has_aux=True))
 
-        def run() -> tuple[Any, Any]:
+        def run(*more: Any) -> tuple[Any, Any]:
             gradients, ys = block(both(self.theta, self.y0, *more))
             return ys, gradients
 
@@ -57,10 +58,16 @@ class _Traced:
 
 
 def _diffrax(problem: Problem, setting: Setting) -> Run:
+    return partial(_diffrax_at(problem, setting.method, setting.gradient), setting.rtol, setting.atol)
+
+
+@lru_cache(maxsize=4)
+def _diffrax_at(problem: Problem, method: str, gradient: bool) -> Callable[..., tuple[Any, Any]]:
+    """A function of the tolerances, so that other ones are not compiled again."""
     diffrax = importlib.import_module("diffrax")
     traced = _Traced(problem)
     term = diffrax.ODETerm(lambda t, y, theta: traced.field(theta, y))
-    solver = getattr(diffrax, setting.method)()
+    solver = getattr(diffrax, method)()
 
     def one(theta: Any, y0: Any, rtol: Any, atol: Any) -> Any:
         return diffrax.diffeqsolve(
@@ -82,7 +89,7 @@ def _diffrax(problem: Problem, setting: Setting) -> Run:
         def many(theta: Any, y0: Any, rtol: Any, atol: Any) -> Any:
             return one(theta, y0[0], rtol, atol)[None]
 
-    return traced.timed(many, setting, setting.rtol, setting.atol)
+    return traced.compiled(many, gradient)
 
 
 class _Mesh:
@@ -123,7 +130,8 @@ def _gradsolve(problem: Problem, setting: Setting, *, recording: bool) -> Run:
         unused = traced.jnp.zeros((problem.batch, 1), dtype=y0.dtype)
         return dense.vmap_saveat(_Mesh(traced, theta).f_jax, mesh.t0, y0, unused, steps_taken, traced.ts, step)[1]
 
-    return traced.timed(states, setting, traced.jnp.asarray(recorded()[1].astype(problem.array.dtype)))
+    kept = traced.jnp.asarray(recorded()[1].astype(problem.array.dtype))
+    return partial(traced.compiled(states, setting.gradient), kept)
 
 
 def jax_contenders() -> list[Contender]:

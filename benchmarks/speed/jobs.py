@@ -48,9 +48,11 @@ class Job:
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
     @property
-    def threads(self) -> str:
+    def where(self) -> str:
         """As the records and tables have it."""
-        return "one" if self.one_thread else "all"
+        if self.device != "cpu":
+            return self.device
+        return "one thread" if self.one_thread else "all threads"
 
 
 Launch = Callable[[Job], Iterator[Record]]

@@ -56,7 +56,9 @@ def plan(wanted: Plan) -> list[Job]:
     jobs: list[Job] = []
     for part in wanted.parts:
         job = replace(common, part=part)
-        jobs += _same(job, wanted) if part == "same" else _work(job, wanted) if part == "work-precision" else _alone(job, wanted)
+        jobs += (
+            _same(job, wanted) if part == "same" else _work(job, wanted) if part == "work-precision" else _alone(job, wanted)
+        )
     return jobs
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import physnode as pn
 from benchmarks.accuracy.reference_orbits import KNOWN, OUTER_G, OUTER_MASSES
 
-__all__ = ["CASES", "OUTPUTS", "Array", "Case", "Problem", "build", "tolerances"]
+__all__ = ["CASES", "OUTPUTS", "Array", "Case", "Problem", "build", "gradient_error", "scaled_error", "tolerances"]
 
 Array = NDArray[Any]
 OUTPUTS = 21
@@ -43,7 +43,7 @@ def tolerances(dtype: torch.dtype) -> tuple[float, float]:
     return (1e-6, 1e-9) if dtype == torch.float64 else (1e-4, 1e-6)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """One case at one batch size: a field, where trajectories start, and when they are seen."""
 

@@ -37,7 +37,7 @@ def measure(job: Job) -> Iterator[Record]:
 
 def _cell(job: Job, problem: Problem, mode: str, wanted: Reference, past: dict[str, History]) -> Iterator[Record]:
     """Everyone at one batch size."""
-    told = {"part": job.part, "case": job.case, "dtype": job.dtype, "threads": job.threads, "mode": mode}
+    told = {"part": job.part, "case": job.case, "dtype": job.dtype, "where": job.where, "mode": mode}
     records: dict[str, Record] = {}
     runs, estimates, peaks = {}, {}, {}
     for contender in everyone(job):

@@ -14,6 +14,7 @@ from benchmarks.speed.torch_contenders import OURS
 __all__ = ["comparison", "limits", "median", "milliseconds"]
 
 Key = tuple[str, int]
+ONE = "one thread"
 LIMITED = "one thread, float64, forward and gradient, dopri5 at rtol 1e-6, atol 1e-9"
 
 
@@ -32,19 +33,19 @@ def comparison(records: Sequence[Record]) -> list[Table]:
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records:
         if record["part"] == "same" and "contender" in record:
-            key = (record["case"], record["mode"], record["dtype"], record["threads"])
+            key = (record["case"], record["mode"], record["dtype"], record["where"])
             groups.setdefault(key, []).append(record)
     order = {name: k for k, name in enumerate(CASES)}
-    keys = sorted(groups, key=lambda key: (key[3] != "one", key[2] != "float64", order[key[0]], key[1] != "gradient"))
+    keys = sorted(groups, key=lambda key: (key[3] != ONE, key[2] != "float64", order[key[0]], key[1] != "gradient"))
     return [_times(*key, groups[key]) for key in keys]
 
 
-def _times(case: str, mode: str, dtype: str, threads: str, records: Sequence[Record]) -> Table:
+def _times(case: str, mode: str, dtype: str, where: str, records: Sequence[Record]) -> Table:
     batches = sorted({record["batch"] for record in records})
     by_key: dict[Key, Record] = {(record["contender"], record["batch"]): record for record in records}
     what = "forward and gradient" if mode == "gradient" else "forward"
     table = Table(
-        f"{CASES[case].title}: {what}, {dtype}, {threads} thread{'s' * (threads == 'all')}",
+        f"{CASES[case].title}: {what}, {dtype}, {where}",
         "",
         (
             "milliseconds (over physnode)",
@@ -80,12 +81,7 @@ def limits(records: Sequence[Record]) -> list[Table]:
     """What the comparison is held to: ratios of one thread in float64 with the gradient."""
     held: dict[tuple[str, str, int], Record] = {}
     for record in records:
-        if (record["part"], record.get("mode"), record.get("dtype"), record.get("threads")) == (
-            "same",
-            "gradient",
-            "float64",
-            "one",
-        ):
+        if [record.get(key) for key in ("part", "mode", "dtype", "where")] == ["same", "gradient", "float64", ONE]:
             held[record["case"], record["contender"], record["batch"]] = record
 
     def against(peer: str, ours: str = OURS) -> dict[Key, float]:

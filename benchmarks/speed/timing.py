@@ -64,7 +64,9 @@ def rounds(runs: Mapping[str, Run], estimates: Mapping[str, float], patience: Pa
     seconds: dict[str, list[float]] = {name: [] if counts[name] > 1 else [estimates[name]] for name in runs}
     total = max(counts.values(), default=0)
     for number in range(total):
-        order = [name for name, count in counts.items() if count > 1 and (number + 1) * count // total > number * count // total]
+        order = [
+            name for name, count in counts.items() if count > 1 and (number + 1) * count // total > number * count // total
+        ]
         for name in order if number % 2 == 0 else reversed(order):
             begun = time.perf_counter()
             runs[name]()
