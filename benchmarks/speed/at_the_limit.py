@@ -36,12 +36,11 @@ def measure(job: Job) -> Iterator[Record]:
         setting = Setting(ours.method, rtol, atol, gradient=False)
         with torch.no_grad():
             evaluations = float(solve(problem, setting).stats.evaluations.double().mean())
-        field, t = problem.field, torch.zeros((), dtype=torch.float64)
-        compiled = field if job.quick else torch.compile(field)
+        field = problem.field
         runs: dict[str, Callable[[], Any]] = {
             "forward": ours.prepare(problem, setting),
             "gradient": ours.prepare(problem, Setting(ours.method, rtol, atol, gradient=True)),
-            "evaluation": _without_graph(lambda: compiled(t, problem.y0)),
+            "evaluation": _without_graph(_evaluation(field if job.quick else torch.compile(field), problem.y0)),
             "products": _without_graph(_products(problem.layers, batch)),
         }
         native = native_evaluation(field, problem.y0)
@@ -57,6 +56,11 @@ def measure(job: Job) -> Iterator[Record]:
         flops = batch * sum(2 * layer.weight.numel() for layer in problem.layers)
         told = {"part": job.part, "case": job.case, "batch": batch, "evaluated": "eager" if job.quick else "torch.compile"}
         yield {**told, "evaluations": evaluations, "flops": flops, "times": seconds}
+
+
+def _evaluation(field: Callable[[Tensor, Tensor], Tensor], y: Tensor) -> Callable[[], Tensor]:
+    t = torch.zeros((), dtype=y.dtype)
+    return lambda: field(t, y)
 
 
 def _products(layers: Sequence[nn.Linear], batch: int) -> Callable[[], None]:
@@ -89,7 +93,8 @@ def table(records: Sequence[Record]) -> list[Table]:
         "Three bodies with a network, float64, one thread. The limit of a solve is the time of its evaluations alone: the mean "
         "number of evaluations of a trajectory times that of one evaluation of the whole batch by "
         f"{chosen[0]['evaluated']}, or by the solve's own code where that can be had. Share of a matrix product's speed: "
-        "operations in the network's matrix products a second of the forward solve, over those of `torch.mm` on the same shapes.",
+        "operations in the network's matrix products a second of the forward solve, over those of `torch.mm` on the same "
+        "shapes.",
         (
             "batch",
             "evaluations",

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.speed.timing import Patience
@@ -34,7 +34,7 @@ class Job:
     """Where references are kept."""
     quick: bool = False
     peers: bool = True
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
 
     def told(self) -> str:
         """As text, for the command line of the child."""
@@ -43,9 +43,8 @@ class Job:
     @classmethod
     def of(cls, text: str) -> Job:
         """From that text."""
-        values = json.loads(text)
-        values["patience"] = Patience(**values["patience"])
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        values: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in json.loads(text).items()}
+        return cls(**{**values, "patience": Patience(**values["patience"])})
 
     @property
     def where(self) -> str:

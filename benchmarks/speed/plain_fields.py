@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed.problems import Case, Problem
+from benchmarks.speed.problems import DAMPING, Case, Problem
 
 __all__ = ["PlainField", "derivative"]
-
-DAMPING = 0.1
 
 
 def derivative(xp: Any, case: Case, theta: Sequence[Any], y: Any, *, pairs: bool = False) -> Any:
@@ -67,7 +65,7 @@ class PlainField(nn.Module):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        self.known: Any = problem.known
+        self.known = problem.known
         parts: list[nn.Module] = []
         for layer in problem.layers:
             parts += [nn.Tanh(), layer] if parts else [layer]

@@ -74,7 +74,8 @@ def _same(job: Job, wanted: Plan) -> list[Job]:
         jobs += [replace(job, case=case, batches=few, dtype="float32", modes=("gradient",)) for case in short]
     if "float64" in wanted.dtypes:
         many = wanted.at((1024,))
-        jobs += [replace(job, case=case, batches=many, modes=("gradient",), one_thread=False) for case in cases]
+        bodies = [case for case in cases if CASES[case].physics == "bodies"]
+        jobs += [replace(job, case=case, batches=many, modes=("gradient",), one_thread=False) for case in bodies]
     if torch.cuda.is_available():
         large = wanted.at((*BATCHES, 2**17, 2**20))
         on_device = replace(job, batches=large, device="cuda", one_thread=False)

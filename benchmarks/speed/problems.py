@@ -14,10 +14,12 @@ from torch import Tensor, nn
 import physnode as pn
 from benchmarks.accuracy.reference_orbits import KNOWN, OUTER_G, OUTER_MASSES
 
-__all__ = ["CASES", "OUTPUTS", "Array", "Case", "Problem", "build", "gradient_error", "scaled_error", "tolerances"]
+__all__ = ["CASES", "DAMPING", "Array", "Case", "Problem", "build", "gradient_error", "scaled_error", "tolerances"]
 
 Array = NDArray[Any]
 OUTPUTS = 21
+DAMPING = 0.1
+"""Of the pendulum; not free."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Problem:
     """One case at one batch size: a field, where trajectories start, and when they are seen."""
 
     case: Case
-    known: nn.Module
+    known: Any
     """The physics alone."""
     residual: nn.Module | None
     """The learned acceleration, if there is one."""
@@ -119,7 +121,7 @@ def build(
 def _physics(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """The field, a start, and by how much starts differ, ``(dim,)``."""
     if name == "pendulum":
-        pendulum = pn.systems.Pendulum(1.5, 0.1, free=("frequency",))
+        pendulum = pn.systems.Pendulum(1.5, DAMPING, free=("frequency",))
         return pendulum, torch.tensor([1.0, 0.0]).double(), torch.tensor([0.3, 0.3]).double()
     if name == "planets":
         planets = pn.systems.NBody([OUTER_G * mass for mass in OUTER_MASSES], free=("gm",))
@@ -132,16 +134,16 @@ def _physics(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 def _sizes(start: Tensor, groups: Sequence[int]) -> Tensor:
     """The mean size of each group of components, repeated over it."""
-    return torch.cat([part.abs().mean().expand_as(part) for part in start.split(list(groups))])
+    return torch.cat([part.abs().mean().expand_as(part) for part in torch.split(start, list(groups))])
 
 
-def _tame(dim: int, width: int) -> nn.Module:
+def _tame(dim: int, width: int) -> pn.nn.Residual:
     """A network whose output is small against the physics, and not zero."""
     generator = torch.Generator().manual_seed(3)
     residual = pn.nn.Residual(dim, width, 2, generator=generator)
     last = residual.network.layers[-1]
     with torch.no_grad():
-        for value in (last.weight, last.bias):
+        for value in last.parameters():
             value.copy_(0.1 * width**-0.5 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
     return residual
 

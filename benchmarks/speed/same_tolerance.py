@@ -89,7 +89,7 @@ def start_up(
                 record["skipped"] = f"off by {worst:.0e}"
                 return None
             warm = record["first"]
-            if contender.package in COMPILED or warm < job.patience.cap / 2:
+            if contender.package in COMPILED or warm < job.patience.cap / 5:  # else once must do
                 warm, _, peak = first_call(kept[0])  # without the memory that compiling took
     except Exception as failure:  # of any library, whose row then says so
         record["skipped"] = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0][:100]}"

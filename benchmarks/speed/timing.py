@@ -40,7 +40,7 @@ class History:
         if len(self.points) > 1 and not one_by_one:
             before, earlier, _ = self.points[-2]
             power = min(1.0, max(0.5, math.log(taken / earlier) / math.log(last / before)))
-        return taken * (batch / last) ** power
+        return float(taken * (batch / last) ** power)
 
     def bytes(self, batch: int) -> float:
         """What a call should need; small needs say nothing about larger ones."""

@@ -44,7 +44,7 @@ class Curve:
         (a, at_a, _), (b, at_b, _) = known[:2]
         slope = math.log(at_a / at_b) / math.log(a / b) if a != b else 1.0
         slope = min(3.0, max(0.4, slope))
-        return min(1e-3, max(FINEST, a * (target / at_a) ** (1 / slope)))
+        return min(1e-3, max(FINEST, float(a * (target / at_a) ** (1 / slope))))
 
     def seconds_at(self, rtol: float) -> float:
         """What a tighter tolerance should take, by the fifth root of the tolerance."""
