@@ -65,7 +65,8 @@ def measure(job: Job) -> Iterator[Record]:
         for contender in everyone(job):
             if not contender.best or not contender.takes(problem.case.physics, bool(problem.case.width), contender.modes[0]):
                 continue
-            curves = [_scan(contender, method, problem, wanted, target, job.patience) for method in contender.best]
+            methods = contender.best[:1] if job.quick else contender.best
+            curves = [_scan(contender, method, problem, wanted, target, job.patience) for method in methods]
             for curve in curves:
                 yield {
                     **told,
