@@ -27,7 +27,7 @@ def in_this_process(monkeypatch):
     from benchmarks.speed import growth, jobs, plan
     from benchmarks.speed.timing import Patience
 
-    monkeypatch.setattr(plan, "Patience", lambda cap, *more: Patience(cap, 0.01, 2))
+    monkeypatch.setattr(plan, "Patience", lambda cap, *more, **named: Patience(cap, 0.01, 2, 0.0))
     monkeypatch.setattr(growth, "HORIZONS", (0.1, 0.2))
     monkeypatch.setattr(growth, "WIDTHS", (16, 32))
     monkeypatch.setattr(growth, "FIXED_BATCH", 2)
@@ -122,7 +122,7 @@ def test_equal_error_finds_the_tolerance(tmp_path):
     from benchmarks.speed.timing import Patience
     from benchmarks.speed.work_precision import NEAR, TARGET, measure
 
-    patience = Patience(budget=0.01)
+    patience = Patience(budget=0.01, quickly=0.0)
     job = Job("work-precision", "three-bodies", (1,), folder=str(tmp_path), peers=False, patience=patience)
     found = [record for record in measure(job) if "mode" in record]
     assert {record["mode"] for record in found} == {"forward", "gradient"}

@@ -65,11 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for job in plan(wanted):
             begun = time.perf_counter()
-            records += list(launch(job))
+            chosen.json.parent.mkdir(parents=True, exist_ok=True)
+            for record in launch(job):  # kept at once: a run that is stopped leaves what it had
+                records.append(record)
+                chosen.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
             what = f"{job.part} {job.case} {job.dtype}, {job.where}"
             print(f"{what:<64} {time.perf_counter() - begun:7.1f} s", file=sys.stderr, flush=True)
-            chosen.json.parent.mkdir(parents=True, exist_ok=True)
-            chosen.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
     misses = write(records, chosen.out, quick=chosen.quick)
     for miss in misses:
         print(f"limit missed: {miss}", file=sys.stderr)

@@ -49,7 +49,7 @@ def _cell(job: Job, problem: Problem, mode: str, wanted: Reference, past: dict[s
         seconds = history.seconds(problem.batch, one_by_one=contender.one_by_one)
         if seconds > job.patience.cap:
             record["skipped"] = "not tried after a smaller batch" if seconds == math.inf else f"about {seconds:.0f} s expected"
-        elif history.bytes(problem.batch) > 0.6 * free_memory():
+        elif history.bytes(problem.batch) > 0.8 * free_memory():
             record["skipped"] = f"about {history.bytes(problem.batch) / 2**30:.0f} GiB expected"
         else:
             found = start_up(contender, problem, mode, wanted, record, job)

@@ -16,11 +16,20 @@ __all__ = ["History", "Patience", "first_call", "peak_memory", "rounds"]
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds that one call may be expected to take, seconds for each contender's rounds, and the most rounds."""
+    """Seconds that one call may be expected to take, seconds for each contender's rounds, and the most rounds.
+
+    Where a call takes no more than ``quickly`` seconds there are three rounds at least.
+    """
 
     cap: float = 20.0
-    budget: float = 1.0
+    budget: float = 0.6
     rounds: int = 11
+    quickly: float = 2.0
+
+    def times(self, seconds: float) -> int:
+        """In how many rounds a contender takes part."""
+        least = 3 if seconds <= self.quickly else 1
+        return max(least, min(self.rounds, int(self.budget / seconds)))
 
 
 @dataclass
@@ -36,7 +45,7 @@ class History:
         last, taken, _ = self.points[-1]
         if taken == math.inf:
             return taken
-        power = 1.0 if one_by_one else 0.3
+        power = 1.0 if one_by_one else 0.2
         if len(self.points) > 1 and not one_by_one:
             before, earlier, _ = self.points[-2]
             power = min(1.0, max(0.5, math.log(taken / earlier) / math.log(last / before)))
@@ -60,7 +69,7 @@ def first_call(run: Run) -> tuple[float, tuple[object, Sequence[object]], int]:
 
 def rounds(runs: Mapping[str, Run], estimates: Mapping[str, float], patience: Patience) -> dict[str, list[float]]:
     """Wall seconds of each; a slow contender takes part in fewer rounds, spread over all, and one that fits once in none."""
-    counts = {name: max(1, min(patience.rounds, int(patience.budget / estimates[name]))) for name in runs}
+    counts = {name: patience.times(estimates[name]) for name in runs}
     seconds: dict[str, list[float]] = {name: [] if counts[name] > 1 else [estimates[name]] for name in runs}
     total = max(counts.values(), default=0)
     for number in range(total):

@@ -108,7 +108,7 @@ def _add(curve: Curve, rtol: float, problem: Problem, wanted: Reference, patienc
         begun = time.perf_counter()
         run()
         once = time.perf_counter() - begun
-        taken = sorted(rounds({"": run}, {"": once}, Patience(budget=patience.budget / 4, rounds=5))[""])
+        taken = sorted(rounds({"": run}, {"": once}, Patience(budget=patience.budget / 4, rounds=5, quickly=0.1))[""])
     except Exception as failure:  # of any library, whose curve then ends
         curve.failed = f"rtol {rtol:.0e}: {type(failure).__name__}"
         return False
