@@ -95,7 +95,9 @@ def _scan(contender: Contender, method: str, problem: Problem, wanted: Reference
     curve = Curve(contender, method)
     for rtol in SCANNED:
         if not _add(curve, rtol, problem, wanted, patience):
-            return curve
+            break
+    if len(curve.points) < 2:
+        return curve
     for _ in range(2):
         if not _add(curve, curve.tolerance_for(target), problem, wanted, patience):
             break
@@ -106,7 +108,7 @@ def _scan(contender: Contender, method: str, problem: Problem, wanted: Reference
 
 def _add(curve: Curve, rtol: float, problem: Problem, wanted: Reference, patience: Patience) -> bool:
     """One more point; False if it was not to be had."""
-    if curve.seconds_at(rtol) > patience.cap / 4:
+    if curve.seconds_at(rtol) > patience.cap / 3:
         curve.failed = f"rtol {rtol:.0e}: about {curve.seconds_at(rtol):.0f} s expected"
         return False
     try:
@@ -120,6 +122,7 @@ def _add(curve: Curve, rtol: float, problem: Problem, wanted: Reference, patienc
         curve.failed = f"rtol {rtol:.0e}: {type(failure).__name__}"
         return False
     curve.points.append((rtol, error, taken[len(taken) // 2]))
+    curve.failed = ""
     return math.isfinite(error)
 
 
