@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy.tables import page
-from benchmarks.gradients.panels import Panel, draw
 from benchmarks.speed import at_the_limit, growth
 from benchmarks.speed.contenders import missing, versions
+from benchmarks.speed.drawing import draw_growth, draw_work_precision
 from benchmarks.speed.equal_error import equal_error
 from benchmarks.speed.jobs import Record
 from benchmarks.speed.problems import CASES
@@ -25,11 +25,9 @@ __all__ = ["write"]
 def write(records: Sequence[Record], out: Path, *, quick: bool) -> list[str]:
     """Write the page to ``out`` and its figures beside it; the limits that were missed."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    curves, growths = _work_precision(records), _growth(records)
     shown = []
-    for name, panels in (("speed_work_precision", curves), ("speed_scaling", growths)):
-        if panels:
-            draw(panels, out.parent / "figures" / f"{name}.png")
+    for name, draw in (("speed_work_precision", draw_work_precision), ("speed_scaling", draw_growth)):
+        if draw(records, out.parent / "figures" / f"{name}.png"):
             shown.append(f"![{name.replace('_', ' ')}](figures/{name}.png)")
     tables = [
         *limits(records),
@@ -76,27 +74,3 @@ def _preface(records: Sequence[Record], quick: bool) -> str:
         f"{platform.machine()}. Python {platform.python_version()}, PyTorch {torch.__version__.split('+')[0]}, {versions()}; "
         f"the {'quick' if quick else 'full'} form.{left_out}{device}"
     )
-
-
-def _work_precision(records: Sequence[Record]) -> list[Panel]:
-    panels: dict[tuple[str, int], Panel] = {}
-    for record in records:
-        if record["part"] == "work-precision" and record.get("points"):
-            key = (record["case"], record["batch"])
-            title = f"{CASES[record['case']].title}, batch {record['batch']}, forward"
-            panel = panels.setdefault(key, Panel(title, "seconds", "error", log_x=True, log_y=True))
-            points = sorted(record["points"])
-            panel.add(
-                f"{record['contender']} {record['method']}", [taken for *_, taken in points], [error for _, error, _ in points]
-            )
-    return list(panels.values())
-
-
-def _growth(records: Sequence[Record]) -> list[Panel]:
-    panels = []
-    for name, (sizes, seconds) in growth.series(records).items():
-        panel = Panel(f"Time against {name}", name, "seconds, forward and gradient", log_x=True, log_y=True)
-        panel.add("physnode", sizes, seconds)
-        panel.add("in proportion", sizes, [seconds[0] * size / sizes[0] for size in sizes], dashed=True)
-        panels.append(panel)
-    return panels

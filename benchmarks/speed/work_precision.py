@@ -22,8 +22,14 @@ SCANNED = (1e-5, 3e-8, 1e-10)
 FINEST = 1e-13
 TARGET = {"bodies": 1e-8, "pendulum": 1e-8, "planets": 1e-5}
 """The error, root mean square over all outputs; a hundred revolutions magnify any error too far for 1e-8."""
+DEARER = 4.0
+"""What a solve with its gradient may cost, in forward solves."""
 NEAR = 2.0
 """Within this factor of the target an error is that of the target."""
+
+
+Point = tuple[float, float, float]
+"""(rtol, error, seconds)."""
 
 
 @dataclass
@@ -32,8 +38,8 @@ class Curve:
 
     contender: Contender
     method: str
-    points: list[tuple[float, float, float]] = field(default_factory=list)
-    """(rtol, error, seconds), from loose to tight."""
+    points: list[Point] = field(default_factory=list)
+    """From loose to tight, and last at the target."""
     failed: str = ""
 
     def tolerance_for(self, target: float) -> float:
@@ -62,19 +68,20 @@ def measure(job: Job) -> Iterator[Record]:
         wanted = reference(job.case, batch, Path(job.folder), gradient=False)
         told = {"part": job.part, "case": job.case, "batch": batch, "target": target}
         best: list[Curve] = []
+        scanned: dict[tuple[str, str], list[Point]] = {}
         for contender in everyone(job):
             if not contender.best or not contender.takes(problem.case.physics, bool(problem.case.width), contender.modes[0]):
                 continue
             methods = contender.best[:1] if job.quick else contender.best
-            curves = [_scan(contender, method, problem, wanted, target, job.patience) for method in methods]
+            if "forward" in contender.modes:
+                curves = [_scan(contender, method, problem, wanted, target, job.patience) for method in methods]
+            else:  # its forward solve is that of its library, which was scanned before
+                curves = [Curve(contender, method, scanned[contender.package, method]) for method in methods]
             for curve in curves:
-                yield {
-                    **told,
-                    "contender": contender.name,
-                    "method": curve.method,
-                    "points": curve.points,
-                    "failed": curve.failed,
-                }
+                scanned[contender.package, curve.method] = curve.points
+                if "forward" in contender.modes:
+                    found = {"contender": contender.name, "method": curve.method, "points": curve.points}
+                    yield {**told, **found, "failed": curve.failed}
             reached = [curve for curve in curves if curve.points and curve.points[-1][1] <= NEAR * target]
             if reached:
                 best.append(min(reached, key=lambda curve: curve.points[-1][2]))
@@ -88,7 +95,9 @@ def _scan(contender: Contender, method: str, problem: Problem, wanted: Reference
     curve = Curve(contender, method)
     for rtol in SCANNED:
         if not _add(curve, rtol, problem, wanted, patience):
-            return curve
+            break
+    if len(curve.points) < 2:
+        return curve
     for _ in range(2):
         if not _add(curve, curve.tolerance_for(target), problem, wanted, patience):
             break
@@ -99,7 +108,7 @@ def _scan(contender: Contender, method: str, problem: Problem, wanted: Reference
 
 def _add(curve: Curve, rtol: float, problem: Problem, wanted: Reference, patience: Patience) -> bool:
     """One more point; False if it was not to be had."""
-    if curve.seconds_at(rtol) > patience.cap / 2:
+    if curve.seconds_at(rtol) > patience.cap / 3:
         curve.failed = f"rtol {rtol:.0e}: about {curve.seconds_at(rtol):.0f} s expected"
         return False
     try:
@@ -113,6 +122,7 @@ def _add(curve: Curve, rtol: float, problem: Problem, wanted: Reference, patienc
         curve.failed = f"rtol {rtol:.0e}: {type(failure).__name__}"
         return False
     curve.points.append((rtol, error, taken[len(taken) // 2]))
+    curve.failed = ""
     return math.isfinite(error)
 
 
@@ -126,7 +136,7 @@ def _at_target(best: list[Curve], problem: Problem, mode: str, patience: Patienc
     """Everyone in turn, each at the tolerance that reaches the target."""
     runs, estimates, curves = {}, {}, {}
     for curve in best:
-        if mode not in curve.contender.modes or 4 * curve.seconds_at(FINEST) * (mode == "gradient") > 8 * patience.cap:
+        if mode not in curve.contender.modes or (mode == "gradient" and DEARER * curve.points[-1][2] > patience.cap):
             continue
         run = _prepared(curve, curve.points[-1][0], problem, mode)
         run()
