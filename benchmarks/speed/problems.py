@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class Problem:
     ts: Tensor
     """``(T,)`` in float64."""
 
-    @property
+    @cached_property
     def field(self) -> nn.Module:
         """The sum of both."""
         found: nn.Module = self.known if self.residual is None else self.known + self.residual

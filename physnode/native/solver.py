@@ -23,7 +23,7 @@ from physnode.engine.field_function import FieldFunction
 from physnode.engine.kept_states import KeptStates
 from physnode.engine.readout import ReadOut
 from physnode.engine.records import Records
-from physnode.fields import FunctionField
+from physnode.fields import FunctionField, Sum
 from physnode.native.assembly import Assembled, assemble
 from physnode.native.build import COUNTS
 from physnode.native.expressions import Unsupported
@@ -294,9 +294,17 @@ def _owner(f: FieldFunction) -> tuple[Any, Hashable]:
     """What a field was made from, which outlives the solve, and how it was made."""
     owner: Any = f.field
     how: list[Hashable] = []
-    while isinstance(owner, FunctionField | StructuredField):
-        how.append(owner.adapter.structure if isinstance(owner, StructuredField) else "function")
-        owner = owner.field if isinstance(owner, StructuredField) else owner.function
+    while isinstance(owner, FunctionField | StructuredField | Sum):
+        if isinstance(owner, Sum):  # a sum that is written in the call is another one each time; its terms are not
+            first, *others = owner.terms
+            how.append((type(owner), *(id(term.function if isinstance(term, FunctionField) else term) for term in others)))
+            owner = first
+        elif isinstance(owner, StructuredField):
+            how.append(owner.adapter.structure)
+            owner = owner.field
+        else:
+            how.append("function")
+            owner = owner.function
     if isinstance(owner, MethodType):
         how.append(owner.__func__)
         owner = owner.__self__
