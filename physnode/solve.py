@@ -187,6 +187,8 @@ def solve(
     keep = None if keep is None else keep.shared(len(ways))
     if compile and native is None:
         problem = replace(problem, theta=traced.theta, differentiable=differentiable)
+        if reason is None and (traced.random or traced.stateful):
+            reason = "the field draws random numbers, or changes its tensors when it is called"
         native = choose(compile, problem, traced.derivative, (epoch, times[:, -1]), reason)
     plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe, native)
 

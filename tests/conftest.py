@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
 
 matplotlib.use("Agg")
+# what one worker compiles, the others load
+os.environ.setdefault("PHYSNODE_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "physnode"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -92,7 +92,7 @@ def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence
             raise Unsupported(reason)
         for again in (False, True):
             code = code_for(problem, again=again)
-            if _agree(code, problem, derivative, span):
+            if _agree(code, problem, derivative, span) and _each_by_itself(code, problem, span):
                 return Native(code, problem)
         raise Unsupported(
             "its code does not give what the field gives; the field treats trajectories of a batch differently, or depends on "
@@ -109,6 +109,26 @@ def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence
         return None
 
 
+def _each_by_itself(code: NativeCode, problem: Problem, span: Sequence[Tensor]) -> bool:
+    """Whether code and field agree at different states side by side; asked once, since a batch may start where none differs."""
+    own, _ = problem.split()
+    if code.each_by_itself or own or not problem.f.batch:
+        return True
+    first, last = (time[:1].expand(3) for time in span)
+    start = problem.y0[:1].detach()
+    steps = torch.arange(3 * start.numel(), dtype=start.dtype).cos().reshape(3, -1)
+    y = start + 0.01 * torch.where(start == 0, 1.0, start.abs()) * steps
+    f = FieldFunction(problem.f.field, (*(1,) * (len(problem.f.batch) - 1), 3), problem.f.dtype, problem.f.args)
+    f.differentiates = problem.f.differentiates
+    try:
+        with torch.no_grad():
+            says = f(first, y)
+    except Exception:  # a field that takes no other batch, or no other state, has been asked at the start alone
+        return True
+    code.each_by_itself = _agree(code, replace(problem, f=f, y0=y), says, (first, last))
+    return code.each_by_itself
+
+
 def _agree(code: NativeCode, problem: Problem, field_says: Tensor, span: Sequence[Tensor]) -> bool:
     """Whether code and field agree at the start."""
     first, last = span
@@ -116,5 +136,5 @@ def _agree(code: NativeCode, problem: Problem, field_says: Tensor, span: Sequenc
     scale = torch.maximum(
         field_says.abs().amax(-1), problem.y0.detach().abs().amax(-1) / (last - first).abs().to(field_says.dtype)
     )
-    good = (code_says - field_says).abs() <= _SAME * torch.finfo(field_says.dtype).eps * scale.unsqueeze(-1)
+    good = (code_says - field_says).abs() <= _SAME * code.resolution * scale.unsqueeze(-1)
     return bool((good.all(-1) | ~torch.isfinite(scale)).all())

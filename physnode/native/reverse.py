@@ -90,7 +90,7 @@ _RULES: dict[str, Rule] = {
     "mul": lambda o, g, y, a, b: (o("mul", g, b), o("mul", g, a)),
     "div": _quotient,
     "neg": lambda o, g, y, a: (o("neg", g),),
-    "abs": lambda o, g, y, a: (o.where(o.mask("lt", a, 0.0), o("neg", g), g),),
+    "abs": lambda o, g, y, a: (o.where(o.mask("lt", a, 0.0), o("neg", g), o.where(o.mask("gt", a, 0.0), g, 0.0)),),
     "sqrt": lambda o, g, y, a: (o("div", o("mul", g, 0.5), y),),
     "sin": lambda o, g, y, a: (o("mul", g, o("cos", a)),),
     "cos": lambda o, g, y, a: (o("neg", o("mul", g, o("sin", a))),),

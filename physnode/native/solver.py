@@ -8,9 +8,10 @@ the start is held against the field's.
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MethodType
 from typing import Any
 
@@ -27,8 +28,8 @@ from physnode.fields import FunctionField, Sum
 from physnode.native.assembly import Assembled, assemble
 from physnode.native.build import COUNTS
 from physnode.native.expressions import Unsupported
-from physnode.native.fingerprint import fingerprint
 from physnode.native.library import Compiled, Found, Start
+from physnode.native.seen import Seen, changed, visible
 from physnode.native.tracing import split_arguments
 from physnode.states import StructuredField
 
@@ -36,8 +37,8 @@ __all__ = ["NativeCode", "Problem", "Taped", "code_for", "known_code", "tensors_
 
 _MOST = 16
 """Codes that are kept for one field."""
-_VARIANTS = 4
-"""Codes that may differ in nothing but plain values."""
+_CHANGES = 8
+"""How often the code of one problem may be made anew."""
 _ROWS_A_THREAD = 64
 
 _Read = tuple[str, Any]
@@ -64,12 +65,11 @@ class Problem:
         own, shared = split_arguments(self.f.args, self.f.batch)
         return {name: value.reshape(len(self.y0), *value.shape[len(self.f.batch) :]) for name, value in own.items()}, shared
 
-    def key(self, named: Mapping[str, Tensor]) -> tuple[Hashable, ...]:
-        """Problems of one key are served by one code; first what the field holds beside tensors."""
+    def key(self, named: Mapping[str, Tensor]) -> Hashable:
+        """Problems of one key are served by one code, as long as what the field holds beside tensors stays as it is."""
         own, shared = self.split()
         names = {id(tensor): name for name, tensor in named.items()}
         return (
-            fingerprint(self.f.field),
             _owner(self.f)[1],
             self.y0.shape[-1],
             self.y0.dtype,
@@ -91,7 +91,8 @@ class Problem:
 def _kind(value: Any) -> Hashable:
     """What of a shared argument is built into the code."""
     if isinstance(value, Tensor):
-        return tuple(value.shape), value.dtype, value.requires_grad
+        built_in = None if value.is_floating_point() else tuple(value.reshape(-1).tolist())  # places to read from
+        return tuple(value.shape), value.dtype, value.requires_grad, built_in
     return repr(value)
 
 
@@ -105,11 +106,27 @@ class NativeCode:
     """Where each tensor that the code reads is found."""
     differentiates: bool
     """Whether the field takes a derivative itself by ``torch.autograd``."""
+    dtype: torch.dtype
+    """Of the state."""
+    seen: Seen
+    """What it holds of the field as it was."""
+    each_by_itself: bool = False
+    """Whether the field was seen to treat each trajectory of a batch by itself."""
+
+    def is_of(self, problem: Problem) -> bool:
+        """Whether nothing that it holds of the field has changed."""
+        return not changed(self.seen, visible(problem.f.field))
 
     @property
     def reads_members(self) -> bool:
         """Whether it reads parameters, buffers and arguments only."""
         return all(kind != "other" for kind, _ in self.reads)
+
+    @cached_property
+    def resolution(self) -> float:
+        """The coarsest unit in the last place of what it computes with: a network may be coarser than the state."""
+        read = {tensor.dtype for tensor in self.assembled.tensors if tensor.is_floating_point()}
+        return max(torch.finfo(dtype).eps for dtype in (self.dtype, *read))
 
     def solve(self, problem: Problem, span: Span, times: Tensor, max_steps: int, *, keep: bool) -> tuple[Found, Taped | None]:
         """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
@@ -226,18 +243,21 @@ class Taped:
 class _Codes:
     """The codes of one field, and why there is none."""
 
-    made: OrderedDict[tuple[Hashable, ...], NativeCode | Unsupported] = field(default_factory=OrderedDict)
+    made: OrderedDict[Hashable, NativeCode | Unsupported] = field(default_factory=OrderedDict)
     spent: dict[Hashable, int] = field(default_factory=dict)
     """Evaluations of the field that the eager driver has made in problems that wait for their code."""
 
-    def refuse_change(self, key: tuple[Hashable, ...]) -> None:
-        """Refuse one more code where several differ in nothing but the plain values of the field.
+    changes: Counter[Hashable] = field(default_factory=Counter)
+    """How often a code was made anew."""
+
+    def refuse_change(self, key: Hashable) -> None:
+        """Count that a code is made anew.
 
         Raises:
-            Unsupported: there are so many.
+            Unsupported: that has been too often.
         """
-        like = [other for other, made in self.made.items() if other[1:] == key[1:] and isinstance(made, NativeCode)]
-        if key not in like and len(like) >= _VARIANTS:
+        self.changes[key] += 1
+        if self.changes[key] > _CHANGES:
             raise Unsupported(
                 "a plain number, word or flag that it holds changes from solve to solve, which needs new code each time; make "
                 "it a tensor, a parameter or one of args"
@@ -250,7 +270,7 @@ _codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
 def known_code(problem: Problem) -> NativeCode | None:
     """The code that was made for such a problem before."""
     made = _codes_of(problem).made.get(problem.key(_members(problem.f)))
-    return made if isinstance(made, NativeCode) else None
+    return made if isinstance(made, NativeCode) and made.is_of(problem) else None
 
 
 def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
@@ -261,12 +281,15 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
     """
     codes, key = _codes_of(problem), problem.key(_members(problem.f))
     made = None if again else codes.made.get(key)
-    if made is None or (isinstance(made, NativeCode) and not made.reads_all(problem)):
+    if made is None or (isinstance(made, NativeCode) and not (made.reads_all(problem) and made.is_of(problem))):
         try:
-            codes.refuse_change(key)
+            if made is not None or again:
+                codes.refuse_change(key)
             made = _make(problem)
         except Unsupported as reason:
             made = reason
+        except Exception as mishap:  # a field may do what nobody has thought of; the eager driver solves it
+            made = Unsupported(f"no code could be made of it ({type(mishap).__name__}: {str(mishap)[:200]})")
         codes.made[key] = made
         while len(codes.made) > _MOST:
             codes.made.popitem(last=False)
@@ -322,6 +345,7 @@ def _make(problem: Problem) -> NativeCode:
     rank = len(problem.f.batch)
     examples = {name: value[:1].detach().reshape(*(1,) * rank, *value.shape[1:]) for name, value in own.items()}
     COUNTS["traced"] += 1
+    before = visible(problem.f.field)
     assembled = assemble(
         problem.f,
         problem.method,
@@ -344,7 +368,16 @@ def _make(problem: Problem) -> NativeCode:
             reads.append(("shared", given[id(tensor)]))
         else:
             reads.append(("other", tensor))
-    return NativeCode(assembled, Compiled(assembled.source, problem.y0.shape[-1]), tuple(reads), problem.f.differentiates)
+    for path in changed(before, visible(problem.f.field)):  # a call changes it: a count of calls, say
+        del before[path]
+    return NativeCode(
+        assembled,
+        Compiled(assembled.source, problem.y0.shape[-1]),
+        tuple(reads),
+        problem.f.differentiates,
+        problem.y0.dtype,
+        before,
+    )
 
 
 def tensors_of(f: FieldFunction) -> tuple[Tensor, ...]:

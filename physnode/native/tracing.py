@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._decomp import core_aten_decompositions
+from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from physnode.engine.arguments import Arguments
@@ -33,9 +33,13 @@ _library.impl("evaluate", lambda t, y, name: torch.zeros_like(y), "CompositeExpl
 _library.impl("transpose", lambda t, y, w, name: torch.zeros_like(y), "CompositeExplicitAutograd")
 
 
+_aten = torch.ops.aten
+_MORE = (_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten.hardtanh, _aten._softmax, _aten._log_softmax)
+
+
 @lru_cache(maxsize=1)
 def _decompositions() -> Any:
-    return dict(core_aten_decompositions())
+    return {**core_aten_decompositions(), **get_decompositions(_MORE)}
 
 
 def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
@@ -46,6 +50,11 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     """
     try:
         found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=_decompositions())(*inputs)
+        written = [_written(node) for node in found.graph.nodes if _writes(node)]
+        if any(node.op == "get_attr" for node in written):
+            raise Unsupported("it writes into a tensor that it keeps")
+        if written:  # y[..., 0] = ...: the same without writing
+            found = make_fx(torch.func.functionalize(found), decomposition_table=_decompositions())(*inputs)
     except Unsupported:
         raise
     except Exception as problem:  # a user's field may raise anything, and then has no trace
@@ -55,6 +64,20 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
             ) from problem
         raise Unsupported(f"it cannot be traced: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}") from problem
     return found
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def _written(node: fx.Node) -> fx.Node:
+    """Where the tensor comes from that a node writes to, or a view of it."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    schema = getattr(source.target, "_schema", None)
+    views = schema is not None and any(value.alias_info is not None for value in schema.returns)
+    return _written(source) if views else source
 
 
 class _GivenArguments:

@@ -117,11 +117,21 @@ def _pow(made: Made, base: Any, exponent: Any) -> Array:
         return power if whole > 0 else made.op("div", 1.0, power)
     if whole == 0:
         return np.broadcast_to(made.array(1.0), x.shape)
-    if abs(whole) in (0.5, 1.5):
+    if whole == 1.5:  # whose derivative is finite at zero, that of the root is not
+        return made.op("mul", x, safe_root(made, x))
+    if abs(whole) == 0.5:
         root = made.op("sqrt", x)
-        power = root if abs(whole) == 0.5 else made.op("mul", x, root)
-        return power if whole > 0 else made.op("div", 1.0, power)
+        return root if whole > 0 else made.op("div", 1.0, root)
+    if whole == -1.5:
+        return made.op("div", 1.0, made.op("mul", x, made.op("sqrt", x)))
     return made.op("pow", x, whole)
+
+
+def safe_root(made: Made, x: Array) -> Array:
+    """The square root, with the derivative zero at zero."""
+    zero = made.compare("eq", x, 0)
+    root = made.op("sqrt", made.graph.apply("where", made.dtype, zero, made.array(1.0), x))
+    return made.graph.apply("where", made.dtype, zero, made.array(0.0), root)
 
 
 def _whole_power(made: Made, x: Array, exponent: int) -> Array:
@@ -135,9 +145,14 @@ def _whole_power(made: Made, x: Array, exponent: int) -> Array:
 @register("clamp", "clamp_min", "clamp_max")
 def _clamp(made: Made, x: Array, low: Any = None, high: Any = None) -> Array:
     x = made.array(x)
-    for bound, name in ((low, "maximum"), (high, "minimum")):
-        if bound is not None and not (isinstance(bound, float) and math.isinf(bound) and (bound < 0) == (name == "maximum")):
-            x = made.op(name, x, bound)
+    for bound, beyond, open_end in ((low, "lt", -math.inf), (high, "gt", math.inf)):
+        if bound is None or (isinstance(bound, float) and bound == open_end):
+            continue
+        limit = made.array(bound)  # not a maximum, which shares the derivative on the bound: there it is that of x
+        out = made.compare(beyond, x, limit)
+        if any(node.op != "const" for node in limit.flat):
+            out = made.graph.apply("or", torch.bool, out, made.compare("ne", limit, limit))
+        x = made.graph.apply("where", made.dtype, out, limit, x)
     return x
 
 

@@ -124,6 +124,18 @@ def _flip(made: Made, x: Array, dims: Sequence[int]) -> Array:
     return np.flip(x, tuple(dims))
 
 
+@register("diagonal")
+def _diagonal(made: Made, x: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
+    return np.diagonal(x, offset, dim1, dim2)
+
+
+@register("remainder")
+def _remainder(made: Made, x: Array, by: Any) -> Array:
+    if made.dtype.is_floating_point or not isinstance(by, int):
+        raise Unsupported("it takes a remainder")
+    return as_array([made.graph.const(place % by, made.dtype) for place in _places(x).ravel()], x.shape)
+
+
 @register("roll")
 def _roll(made: Made, x: Array, shifts: Sequence[int], dims: Sequence[int] = ()) -> Array:
     return np.roll(x, tuple(shifts), tuple(dims)) if len(dims) else np.roll(x, shifts[0])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from physnode.native.expressions import Array, Unsupported
+from physnode.native.operations.elementwise import safe_root
 from physnode.native.operations.made import Made, is_uniform, register
 
 _DENSE = 32
@@ -51,10 +52,19 @@ def _all(made: Made, x: Array, dim: Any = None, keepdim: bool = False) -> Array:
 
 @register("cumsum")
 def _cumsum(made: Made, x: Array, dim: int, dtype: Any = None) -> Array:
+    return _running(made, "add", x, dim)
+
+
+@register("cumprod")
+def _cumprod(made: Made, x: Array, dim: int, dtype: Any = None) -> Array:
+    return _running(made, "mul", x, dim)
+
+
+def _running(made: Made, name: str, x: Array, dim: int) -> Array:
     moved = np.moveaxis(made.array(x), dim, -1)
     parts = [moved[..., 0]]
     for place in range(1, moved.shape[-1]):
-        parts.append(made.op("add", parts[-1], moved[..., place]))
+        parts.append(made.op(name, parts[-1], moved[..., place]))
     return np.moveaxis(np.stack(parts, -1), -1, dim)
 
 
@@ -62,7 +72,7 @@ def _cumsum(made: Made, x: Array, dim: int, dtype: Any = None) -> Array:
 def _norm(made: Made, x: Array, order: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     if order != 2:
         raise Unsupported(f"it takes a norm of order {order}")
-    return made.op("sqrt", made.fold("add", made.op("mul", x, x), dim, keepdim))
+    return safe_root(made, made.fold("add", made.op("mul", x, x), dim, keepdim))
 
 
 @register("mm", "bmm", "mv", "dot")
