@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-slow check format docs-figures accuracy gradients clean
+.PHONY: demo test test-slow check format docs-figures accuracy gradients speed clean
 
 demo: $(READY)
 	$(BIN)/python examples/weigh_outer_planets.py --out out
@@ -35,6 +35,11 @@ accuracy: $(READY)
 
 gradients: $(READY)
 	$(BIN)/python -m benchmarks.gradients
+
+# Beside other libraries, which are installed for it; the command sets the threads of its processes itself.
+speed: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks.speed
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

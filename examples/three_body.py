@@ -57,7 +57,8 @@ def guess(seed: int = 0) -> pn.systems.ThreeBody:
 
 def predict(model: pn.systems.ThreeBody, times: Tensor, gradient: str = "aca") -> Tensor:
     """Positions ``(T, 9)``, differentiable in the masses."""
-    positions: Tensor = pn.solve(model, START, times, method=METHOD, controller=STEPS, gradient=gradient).ys[:, :9]
+    sol = pn.solve(model, START, times, method=METHOD, controller=STEPS, gradient=gradient, compile=True)
+    positions: Tensor = sol.ys[:, :9]
     return positions
 
 

@@ -12,6 +12,8 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -302,7 +304,16 @@ def needs_args(field: VectorField) -> bool:
     function = field.function if isinstance(field, FunctionField) else field
     plain = function.forward if isinstance(function, nn.Module) else function
     try:
-        parameters = inspect.signature(plain).parameters.values()
+        return _needs_third(getattr(plain, "__func__", plain), isinstance(plain, MethodType))
+    except TypeError:  # not hashable
+        return _needs_third.__wrapped__(plain, False)
+
+
+@lru_cache(maxsize=1024)
+def _needs_third(function: Callable[..., Any], bound: bool) -> bool:
+    """Whether a function, called as a method if ``bound``, has a third argument without a default."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1 if bound else 0 :]
     except (TypeError, ValueError):
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

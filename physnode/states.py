@@ -7,7 +7,7 @@ back. Nothing is copied that a view can show, and gradients pass through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -112,6 +112,11 @@ class StateAdapter:
         if not sum(leaf.size for leaf in leaves):
             raise InputError("y0 has no entries; a state needs at least one")
         return cls(spec, leaves, batch, one_trajectory=one_trajectory, cast=cast)
+
+    @property
+    def structure(self) -> Hashable:
+        """What adapters have in common that differ in the batch alone."""
+        return str(self._spec), tuple(self._leaves), self.one_trajectory
 
     def flatten(self, state: Any) -> Tensor:
         """One real tensor ``(*batch, dim)`` from a state like the one the adapter was made for.

@@ -77,6 +77,14 @@ def fit_command(
         str, typer.Option(help="single, multiple, auto, or a number of windows a trajectory is cut into at first.")
     ] = "auto",
     integrator: Annotated[str, typer.Option(help="Method of integration.")] = "dop853",
+    native: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Solve by native code, made once in some seconds. Default: where the fit takes hundreds of gradients.",
+            show_default=False,
+        ),
+    ] = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance of the integration. Default: 1e-8.")] = None,
     dt: Annotated[
         float | None, typer.Option(help="Step of fixed length, for leapfrog and others that have no error estimate.")
@@ -132,6 +140,7 @@ def fit_command(
             method=method,
             shooting=windows,
             integrator=integrator,
+            compile="auto" if native is None else native,
             controller=controller,
             adam_steps=adam_steps,
             max_iterations=max_iterations,

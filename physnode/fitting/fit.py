@@ -34,11 +34,13 @@ from physnode.fitting.setup import (
     read_priors,
     refuse_hidden_parameters,
     state_scale,
+    with_code,
 )
 from physnode.fitting.stages import Stages, plan_stages
 from physnode.fitting.starts import window_cuts
 from physnode.fitting.wrap_up import conclude
 from physnode.gradients import Gradient
+from physnode.native.choice import Choice, checked_choice
 from physnode.solve import FieldLike
 
 __all__ = ["fit"]
@@ -61,6 +63,7 @@ def fit(
     integrator: str | Method = "dop853",
     controller: Controller | None = None,
     gradient: str | Gradient = "aca",
+    compile: Choice = "auto",
     learned_strength: float = 1e-4,
     adam_steps: int = 400,
     learning_rate: float = 0.01,
@@ -99,6 +102,9 @@ def fit(
             whole trajectories; if chi-square is then far above 1, windows are tried once more from the parameters found.
         integrator, controller, gradient: as in :func:`physnode.solve`; by default ``"dop853"`` at rtol 1e-8, or 1e-6 with
             learned terms.
+        compile: whether trajectories are solved, and differentiated, by native code, as in :func:`physnode.solve`; ``"auto"``:
+            where the fit takes hundreds of gradients (Adam, L-BFGS), silently not where there can be none. Making the code
+            takes some seconds, once.
         learned_strength: weight of the learned term's mean square, in units of its output scale.
         adam_steps, learning_rate, max_iterations: length of the stages; a step of Adam moves an unknown by about
             ``learning_rate`` of its own size.
@@ -140,6 +146,7 @@ def fit(
     solver = Solver(integrator, controller or default_controller(scale, learned=bool(shared.weights)), gradient)
     if method == "auto":
         plan = replace(plan, method="adam+lbfgs" if shared.weights else "least_squares")
+    solver = replace(solver, compile=checked_choice(compile) is True or (compile == "auto" and plan.takes_gradients))
     beliefs = read_priors(shared, priors or {})
     visited = calibrate(fitted, shared, measured, starts, dim)
     settings = {
@@ -158,6 +165,7 @@ def fit(
         "integrator": integrator.name,
         "controller": repr(solver.controller),
         "gradient": gradient.name,
+        "compile": compile,
         "learned_strength": learned_strength,
         "adam_steps": adam_steps,
         "learning_rate": learning_rate,
@@ -189,5 +197,8 @@ def fit(
         folder.begin({"settings": settings, "model": model_spec}, measured)
         start = folder.start(start)
     with reporting(progress) as reporter:
+        if solver.compile:
+            reporter.stage("compiling the field", None)
+            base = with_code(base, start, needed=compile is True)
         outcome = Stages(base, plan, reporter, folder).run(start, levels)
     return conclude(outcome, absolute_sigma=absolute_sigma, settings=settings, spec=model_spec, folder=folder)

@@ -31,6 +31,7 @@ from physnode.gradients import Gradient
 from physnode.gradients.binding import with_tensors
 from physnode.gradients.forward import tangents
 from physnode.gradients.replay import Replay
+from physnode.native.choice import Choice
 from physnode.solution import Solution
 from physnode.solve import solve
 
@@ -46,6 +47,7 @@ class Solver:
     method: str | Method = "dop853"
     controller: Controller = field(default_factory=lambda: Adaptive(rtol=1e-8, atol=1e-10))
     gradient: str | Gradient = "aca"
+    compile: Choice = False
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ class Problem:
             method=self.solver.method,
             controller=self.solver.controller,
             gradient=self.solver.gradient,
+            compile=self.solver.compile,
             dense=dense,
             on_failure="report",
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,11 +13,11 @@ from physnode.data.trajectories import Trajectories
 from physnode.engine.controllers import Adaptive
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.tracing import trace
-from physnode.errors import InputError, name_hint
+from physnode.errors import CompileWarning, InputError, name_hint
 from physnode.fields import SecondOrder, VectorField, split_state
 from physnode.fitting.measurements import Measurements, Observe, channels_of
 from physnode.fitting.parameters import Prior, Shared
-from physnode.fitting.problem import learned_terms, returned_widths
+from physnode.fitting.problem import Problem, learned_terms, returned_widths
 from physnode.fitting.starts import StateGuess, has_exact_start, known_starts, state_dim, state_labels
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "read_priors",
     "refuse_hidden_parameters",
     "state_scale",
+    "with_code",
 ]
 
 
@@ -142,3 +145,17 @@ def read_priors(shared: Shared, priors: Mapping[str, tuple[float, float]]) -> di
         if not found[name].sigma > 0:
             raise InputError(f"the prior of {name} needs a positive standard deviation; found {pair[1]}")
     return found
+
+
+def with_code(problem: Problem, x: Tensor, *, needed: bool) -> Problem:
+    """The problem with native code for its solves made already, or, where there can be none, solved by the eager driver.
+
+    If it was ``needed``, a warning says why there is none.
+    """
+    with warnings.catch_warnings(record=not needed) as found:
+        if not needed:
+            warnings.simplefilter("always", CompileWarning)
+        problem.solve(x)
+        problem.loss(x.detach().requires_grad_())
+    missing = not needed and any(issubclass(warning.category, CompileWarning) for warning in found or ())
+    return replace(problem, solver=replace(problem.solver, compile=False)) if missing else problem

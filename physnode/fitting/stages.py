@@ -22,6 +22,8 @@ __all__ = ["Outcome", "Plan", "Stages", "plan_stages"]
 
 _CONTINUITY = (10.0, 100.0, 1000.0)
 _FAR_ABOVE_NOISE = 4.0
+_MANY = 100
+"""Gradients from which on native code for them is made."""
 _METHODS = ("auto", "least_squares", "adam", "lbfgs", "adam+lbfgs")
 
 
@@ -36,6 +38,12 @@ class Plan:
     max_iterations: int
     judged: bool
     """Whether standard deviations are right as they stand, so that a chi-square far above 1 means a wrong minimum."""
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether it takes so many gradients of the loss that code for them is worth making."""
+        steps = self.adam_steps * ("adam" in self.method) + 10 * self.max_iterations * ("lbfgs" in self.method)
+        return steps >= _MANY
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The gradient of a solve by native code: its steps are pulled back, stage by stage, where they lie.
 
-The sweep is that of the transposed step of each family, exact for the steps as they were made. What the field's values inside a
-step are is made again from the step's start, and stays in the cache until it has been read: the states of accepted steps are all
-that is kept. The tensors that the field read are kept as they were, too, so that a later edit changes nothing.
+The sweep is that of the transposed step of each family, exact for the steps as they were made. The field's values inside a
+step are made again from its start, and stay in the cache until they have been read: nothing but the states of accepted steps is
+kept, and the tensors that the field read, as they were, so that a later edit changes nothing.
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ class _TapeFunction(torch.autograd.Function):
             grad = torch.where(replay.ok.view(-1, 1, 1), grad, 0.0)
             back = replay.bound_to(theta, partial(second_derivative, replay, Outputs.without_events(grad), y0, theta))
             return None, None, None, None, back[0], *back[4:]
-        to_y0, to_theta = taped.pull(grad, theta)
+        to_y0, to_theta = taped.pull(grad)
         ctx.cost.add(taped.slots * taped.evaluations)
         return None, None, None, None, to_y0 if y0.requires_grad else None, *to_theta

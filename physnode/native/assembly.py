@@ -1,4 +1,4 @@
-"""From a traced solve to the whole C++ source: the program's functions, filled with the traces of the engine and of the field."""
+"""From a traced solve to the whole C++ source."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from physnode.engine.controllers import Controller
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.readout import ReadOut
-from physnode.native.emit import Store, vector_type
+from physnode.native.body import Store
 from physnode.native.expressions import Array
+from physnode.native.field_code import add_field
 from physnode.native.program import Program, flat
+from physnode.native.shared_code import gradients_struct, uniform_struct
+from physnode.native.spelling import vector_type
 from physnode.native.tracing import Engine, OpaqueField, trace_field, traced
 
 __all__ = ["Assembled", "assemble"]
@@ -90,11 +93,11 @@ def assemble(
     engine_functions, program.functions = program.functions, []
     for name, value in own.items():
         program.add_argument(name, value.shape)
-    arguments = {name: array for name, (_, array) in program.arguments.items()}
+    arguments = [array for _, array in program.arguments.values()]
     free = {id(tensor) for tensor in theta}
     for name, size in sorted({*engine_code.called(), ("field", dim)}):
         trace = trace_field(f, name, t, torch.full((1, size), 0.5, dtype=dtype), own, shared)
-        program.add_field(name, size, trace, arguments, free, differentiable=differentiable)
+        add_field(program, name, size, trace, arguments, free, differentiable=differentiable)
     field_functions = program.functions
     constants = {
         "DIM": dim,
@@ -116,7 +119,7 @@ def assemble(
     }
     single = vector_type(dtype) == "F"
     convert = "double_to_float(h)" if single else "h"
-    gradients = program.gradients_struct() if differentiable else _NO_GRADIENTS
+    gradients = gradients_struct(program) if differentiable else _NO_GRADIENTS
     source = "\n".join(
         [
             f"#define PN_STATE_IS_FLOAT {int(single)}",
@@ -125,8 +128,9 @@ def assemble(
             *(f"constexpr int {name} = {value};" for name, value in constants.items()),
             f"PN_INLINE S to_state(D h) {{ return {convert}; }}",
             "struct PN_ALIGNED State { S s[STATE_S]; D d[STATE_D]; M m[STATE_M]; };",
-            "struct PN_ALIGNED Step { D t_end; M accept, status; S y[DIM], stages[(STAGES > WEIGHTS ? STAGES : WEIGHTS) * DIM + 1]; };",
-            program.uniform_struct(),
+            "constexpr int HELD = STAGES > WEIGHTS ? STAGES : WEIGHTS;",
+            "struct PN_ALIGNED Step { D t_end; M accept, status; S y[DIM], stages[HELD * DIM + 1]; };",
+            uniform_struct(program),
             gradients,
             '#include "layout.hpp"',
             *field_functions,
@@ -161,7 +165,7 @@ class _EngineCode:
 
     def called(self) -> set[tuple[str, int]]:
         """The functions of the field that the engine calls, with the sizes of what they take."""
-        nodes = self.program.graph._known.values()
+        nodes = self.program.graph.nodes
         return {(node.data[0], node.data[1]) for node in nodes if node.op in ("evaluate", "transpose")}
 
     def start(self, t: Tensor, y: Tensor) -> None:
@@ -245,8 +249,8 @@ class _EngineCode:
             back = self.program.lower(trace, [start, end, at, owed, *more])[0]
             given = "const S* stages, " if name == "dense" else ""
             head = (
-                f"static void pull_{name}(const Uniform& c, Gradients& gradients, const Lanes& lanes, const S* args, D t, D t_end, "
-                f"const S* y, const S* owed, {given}S* __restrict out, S* __restrict to_args)"
+                f"static void pull_{name}(const Uniform& c, Gradients& gradients, const Lanes& lanes, const S* args, "
+                f"D t, D t_end, const S* y, const S* owed, {given}S* __restrict out, S* __restrict to_args)"
             )
             self.program.function(head, {**arrays, **self._span()}, [Store("out", 0, flat(back))], pulls=True)
 

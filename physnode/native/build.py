@@ -58,7 +58,7 @@ def library(source: str) -> ctypes.CDLL:
     """The library made from ``source``: of this process, from the cache, or compiled now.
 
     Raises:
-        Unsupported: there is no compiler, or it fails.
+        Unsupported: there is no compiler, it fails, or its result cannot be kept.
     """
     here = Path(__file__).parent
     headers = "".join((here / name).read_text(encoding="utf-8") for name in ("runtime.hpp", "layout.hpp", "driver.hpp"))
@@ -72,9 +72,16 @@ def library(source: str) -> ctypes.CDLL:
             try:
                 _compile(compiler[0], source, path, here)
             except OSError as problem:
-                raise Unsupported(f"its code cannot be kept ({problem}); PHYSNODE_CACHE may name another folder") from problem
+                raise Unsupported(
+                    f"its code cannot be kept in {path.parent} ({problem}); PHYSNODE_CACHE names another folder"
+                ) from problem
             COUNTS["compiled"] += 1
-        _loaded[key] = ctypes.CDLL(str(path))
+        try:
+            _loaded[key] = ctypes.CDLL(str(path))
+        except OSError as problem:
+            raise Unsupported(
+                f"its code cannot be loaded from {path} ({problem}); PHYSNODE_CACHE names another folder"
+            ) from problem
     return _loaded[key]
 
 
@@ -84,9 +91,7 @@ def _compile(compiler: str, source: str, path: Path, headers: Path) -> None:
         code, made = Path(folder) / "code.cpp", Path(folder) / "code.so"
         code.write_text(source, encoding="utf-8")
         command = [compiler, *_FLAGS, *_wide(), f"-I{headers}", str(code), "-o", str(made)]
-        if sys.platform == "linux":
-            command += ["-lmvec"] if platform.machine() == "x86_64" else []
-            command += ["-lm"]
+        command += ["-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Unsupported(f"the C++ compiler failed: {done.stderr.strip()[:400]}")

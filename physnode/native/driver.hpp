@@ -364,6 +364,14 @@ void pn_pull(void* handle, const Pull* job) {
     delete backward;
   });
   for (int64_t w = 1; w < workers; ++w) gradients[0]->join(*gradients[w]);
+  for (int64_t row = 0; row < job->rows; ++row) {  // outputs that are y0 itself
+    if (job->status[row] != OK) continue;
+    for (Cursor times(job->ts + row * job->ts_stride, job->times, job->direction[row]); !times.done(); times.at += times.by) {
+      if (times.time() != job->t0[row]) break;
+      const Scalar* g = job->cotangents + (row * job->times + times.at) * DIM;
+      for (int d = 0; d < DIM; ++d) job->to_y0[row * DIM + d] += g[d];
+    }
+  }
   gradients[0]->hand_on(*c, job->to_uniform);
   for (Gradients* each : gradients) delete each;
 }

@@ -18,7 +18,7 @@ __all__ = ["Array", "Graph", "Node", "Unsupported", "walk"]
 _RUN = 16
 """Elements from which on an elementwise operation is a loop."""
 
-Array = np.ndarray[Any, np.dtype[np.object_]]
+Array = np.ndarray[Any, Any]
 """A tensor of one trajectory: an object array of nodes."""
 
 
@@ -68,6 +68,11 @@ class Graph:
         self._known: dict[Any, Node] = {}
         self._matrix_of: dict[bytes, tuple[int, bool]] = {}
         self._count = 0
+
+    @property
+    def nodes(self) -> Iterable[Node]:
+        """All nodes."""
+        return self._known.values()
 
     def const(self, value: Any, dtype: torch.dtype) -> Node:
         """A constant."""

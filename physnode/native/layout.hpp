@@ -16,6 +16,7 @@ struct Solve {  // what a solve is given and what it fills in
   int64_t keep, threads;
 };
 struct Pull {  // what a backward sweep is given and what it fills in
+  int64_t rows;
   const double *t0, *direction, *ts;
   int64_t ts_stride, times;
   const Scalar *args, *cotangents;

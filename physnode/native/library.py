@@ -27,7 +27,7 @@ _Solve = _structure(
     "#rows #times *t0 *t1 *direction *ts #ts_stride *y0 *args *ys *last *derivative *status *accepted *rejected *evaluations "
     "*reached *tried *uniform #keep #threads",
 )
-_Pull = _structure("_Pull", "*t0 *direction *ts #ts_stride #times *args *cotangents *status *to_y0 *to_args *to_uniform")
+_Pull = _structure("_Pull", "#rows *t0 *direction *ts #ts_stride #times *args *cotangents *status *to_y0 *to_args *to_uniform")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Tape:
         owed = _pointers(to_uniform)
         cotangents = cotangents.contiguous()
         job = _Pull(
-            start.t0.data_ptr(), start.direction.data_ptr(), start.times.data_ptr(), start.times.stride(0),
+            len(start.y0), start.t0.data_ptr(), start.direction.data_ptr(), start.times.data_ptr(), start.times.stride(0),
             start.times.shape[1], start.args.data_ptr(), cotangents.data_ptr(), self.status.data_ptr(), to_y0.data_ptr(),
             to_args.data_ptr(), ctypes.addressof(owed),
         )  # fmt: skip
@@ -168,8 +168,10 @@ class Tape:
         return to_y0, to_args, to_uniform
 
     def records(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Times ``(N, B)`` at which steps start and end, and states ``(N, B, dim)`` from which they start; a trajectory rests at
-        its start in slots beyond its own count."""
+        """Times ``(N, B)`` at which steps start and end, and states ``(N, B, dim)`` from which they start.
+
+        A trajectory rests at its start in slots beyond its own count.
+        """
         start, slots = self.start, int(self.accepted.max()) if len(self.accepted) else 0
         t = start.t0.repeat(slots, 1)
         t_end, y = t.clone(), start.y0.repeat(slots, 1, 1)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from physnode.native.aten import OPERATIONS, Made
 from physnode.native.expressions import Array, Graph, Unsupported, as_array
+from physnode.native.operations import OPERATIONS, Made
 
 __all__ = ["constants", "lowered"]
 
@@ -49,7 +49,7 @@ def lowered(
             values[node] = read(_attribute(traced, str(node.target)))
         elif node.op == "output":
             out = value_of(node.args[0])
-            return [value for value in (out if isinstance(out, list | tuple) else [out])]
+            return list(out) if isinstance(out, list | tuple) else [out]
         elif str(node.target) == "<built-in function getitem>":
             values[node] = values[node.args[0]][node.args[1]]
         else:

@@ -165,7 +165,7 @@ def pull(
             owed.uniform.update({node.number: share for node, share in zip(part, g.flat, strict=True)})
         elif first.op == "item":
             source = first.args[0]
-            given[source.number] = [_Shares(dict(zip((node.data for node in part), g.flat, strict=True)), given[source.number])]  # type: ignore[list-item]
+            given[source.number] = [_Shares(dict(zip((node.data for node in part), g.flat, strict=True)), given[source.number])]
         elif first.op == "linear":
             _pull_product(graph, first, g.flat[0], given, active, matrices, owed)
         else:

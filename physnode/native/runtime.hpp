@@ -81,11 +81,14 @@ PN_INLINE D v_abs(D a) { return (D)((M)a & INT64_MAX); }
 PN_INLINE F v_abs(F a) { return (F)((I)a & INT32_MAX); }
 PN_INLINE M v_abs(M a) { return a < 0 ? -a : a; }
 
-// The C library has vector forms of these functions; the attribute lets a loop over the lanes call them.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+// The GNU C library has vector forms of these functions, of all since 2.35; the attribute lets a loop over the lanes call them.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if __GLIBC__ > 2 || __GLIBC_MINOR__ >= 35
 #define PN_SIMD __attribute__((const, nothrow, simd("notinbranch")))
-#else
-#define PN_SIMD
+#endif
+#endif
+#ifndef PN_SIMD
+#define PN_SIMD __attribute__((const, nothrow))
 #endif
 #define PN_DECLARE1(name) extern "C" PN_SIMD double name(double); extern "C" PN_SIMD float name##f(float);
 #define PN_DECLARE2(name) extern "C" PN_SIMD double name(double, double); extern "C" PN_SIMD float name##f(float, float);

@@ -1,17 +1,18 @@
 """Solves by native code: which code serves a solve, what it is given, and what it finds.
 
-The code of a field is made once for each structure (method, dimension, dtype, kind of controller, shapes) and serves every batch,
-span, tolerance and value of a parameter. Whether it is still the field's is seen at every solve: the code's own value at the
-start is held against the field's.
+The code of a field is made once for each structure (method, dimension, dtype, kind of controller, shapes) and serves every
+batch, span, tolerance and value of a parameter. Whether it is still the field's is seen at every solve: the code's own value at
+the start is held against the field's.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import torch
@@ -23,18 +24,21 @@ from physnode.engine.field_function import FieldFunction
 from physnode.engine.kept_states import KeptStates
 from physnode.engine.readout import ReadOut
 from physnode.engine.records import Records
-from physnode.fields import FunctionField
+from physnode.fields import FunctionField, Sum
 from physnode.native.assembly import Assembled, assemble
 from physnode.native.build import COUNTS
 from physnode.native.expressions import Unsupported
 from physnode.native.library import Compiled, Found, Start
 from physnode.native.seen import Seen, changed, visible
 from physnode.native.tracing import split_arguments
+from physnode.states import StructuredField
 
 __all__ = ["NativeCode", "Problem", "Taped", "code_for", "known_code", "tensors_of", "work_done"]
 
 _MOST = 16
 """Codes that are kept for one field."""
+_CHANGES = 8
+"""How often the code of one problem may be made anew."""
 _ROWS_A_THREAD = 64
 
 _Read = tuple[str, Any]
@@ -62,10 +66,11 @@ class Problem:
         return {name: value.reshape(len(self.y0), *value.shape[len(self.f.batch) :]) for name, value in own.items()}, shared
 
     def key(self, named: Mapping[str, Tensor]) -> Hashable:
-        """Problems of one key are served by one code."""
+        """Problems of one key are served by one code, as long as what the field holds beside tensors stays as it is."""
         own, shared = self.split()
         names = {id(tensor): name for name, tensor in named.items()}
         return (
+            _owner(self.f)[1],
             self.y0.shape[-1],
             self.y0.dtype,
             len(self.f.batch),
@@ -157,7 +162,7 @@ class NativeCode:
         """What y ``(B, dim)`` and each of ``problem.theta`` are owed by the code's own dy/dt, for its ``cotangents``."""
         start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)
         to_y, to_args, to_uniform = self.compiled.transpose(start, cotangents, _wanted(current, problem.theta))
-        return [to_y, *_shares(problem, current, problem.theta, to_args, to_uniform)]
+        return [to_y, *_shares(problem, current, to_args, to_uniform)]
 
     def reads_all(self, problem: Problem) -> bool:
         """Whether every tensor that the field reads and that is none of its parameters is one that the code reads."""
@@ -209,42 +214,46 @@ class Taped:
         states.extend(y.unbind(0))
         return Records(t, t_end, states.closed(self.found.accepted), self.found.accepted)
 
-    def pull(self, cotangents: Tensor, theta: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What y0 ``(B, dim)`` and each of ``theta`` are owed by ``cotangents`` ``(B, T, dim)`` of the outputs."""
+    def pull(self, cotangents: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What y0 ``(B, dim)`` and each of the problem's ``theta`` are owed by the outputs' ``cotangents`` ``(B, T, dim)``."""
         assert self.found.tape is not None
-        free = _wanted(self.current, theta)
-        to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, free)
-        start = self.found.tape.start
-        at_start = (start.times == start.t0.unsqueeze(-1)) & (self.found.status == 0).unsqueeze(-1)
-        to_y0 += torch.where(at_start.unsqueeze(-1), cotangents, 0.0).sum(1)
-        return to_y0, _shares(self.problem, self.current, theta, to_args, to_uniform)
+        to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, _wanted(self.current, self.problem.theta))
+        return to_y0, _shares(self.problem, self.current, to_args, to_uniform)
 
 
 def _wanted(current: Sequence[Tensor], theta: Sequence[Tensor]) -> list[bool]:
+    """Which of the tensors that a code reads a gradient is wanted of."""
     ids = {id(tensor) for tensor in theta}
     return [id(tensor) in ids for tensor in current]
 
 
-def _shares(
-    problem: Problem, current: Sequence[Tensor], theta: Sequence[Tensor], to_args: Tensor, to_uniform: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """What each of ``theta`` is owed, from what is owed to the ``current`` tensors and the arguments of each trajectory."""
+def _shares(problem: Problem, current: Sequence[Tensor], to_args: Tensor, to_uniform: Sequence[Tensor | None]) -> list[Tensor]:
+    """What each of ``theta`` is owed, from what the arguments of each trajectory and the ``current`` tensors are owed."""
     places = {id(tensor): number for number, tensor in enumerate(current)}
-    own, _ = problem.split()
-    constants = {} if problem.f.args is None else problem.f.args.constants
-    columns = dict(zip(own, to_args.split([value[0].numel() for value in own.values()], dim=-1), strict=True)) if own else {}
+    to_own = _by_argument(problem, to_args)
     shares = []
-    for tensor in theta:
-        share = torch.zeros_like(tensor)
-        number = places.get(id(tensor))
-        owed = None if number is None else to_uniform[number]
-        if owed is not None:
-            share = share + owed.to(tensor.dtype)
-        for name, column in columns.items():
-            if constants[name] is tensor:
-                share = share + column.reshape(tensor.shape)
-        shares.append(share)
+    for tensor in problem.theta:
+        share = to_own.get(id(tensor))
+        found = to_uniform[places[id(tensor)]] if id(tensor) in places else None
+        if found is not None:
+            share = found.to(tensor.dtype) if share is None else share + found.to(tensor.dtype)
+        shares.append(torch.zeros_like(tensor) if share is None else share)
     return shares
+
+
+def _by_argument(problem: Problem, to_args: Tensor) -> dict[int, Tensor]:
+    """What each argument that trajectories have of their own is owed, by the id of its tensor."""
+    found: dict[int, Tensor] = {}
+    at = 0
+    own, _ = problem.split()
+    for name in own:
+        assert problem.f.args is not None
+        tensor = problem.f.args.constants[name]
+        size = tensor[(0,) * len(problem.f.batch)].numel()
+        share = to_args[:, at : at + size].reshape(tensor.shape)
+        found[id(tensor)] = found[id(tensor)] + share if id(tensor) in found else share
+        at += size
+    return found
 
 
 @dataclass
@@ -254,6 +263,22 @@ class _Codes:
     made: OrderedDict[Hashable, NativeCode | Unsupported] = field(default_factory=OrderedDict)
     spent: dict[Hashable, int] = field(default_factory=dict)
     """Evaluations of the field that the eager driver has made in problems that wait for their code."""
+
+    changes: Counter[Hashable] = field(default_factory=Counter)
+    """How often a code was made anew."""
+
+    def refuse_change(self, key: Hashable) -> None:
+        """Count that a code is made anew.
+
+        Raises:
+            Unsupported: that has been too often.
+        """
+        self.changes[key] += 1
+        if self.changes[key] > _CHANGES:
+            raise Unsupported(
+                "a plain number, word or flag that it holds changes from solve to solve, which needs new code each time; make "
+                "it a tensor, a parameter or one of args"
+            )
 
 
 _codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
@@ -275,11 +300,13 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
     made = None if again else codes.made.get(key)
     if made is None or (isinstance(made, NativeCode) and not (made.reads_all(problem) and made.is_of(problem))):
         try:
+            if made is not None or again:
+                codes.refuse_change(key)
             made = _make(problem)
         except Unsupported as reason:
             made = reason
-        except Exception as problem:  # a field may do what nobody has thought of; the eager driver solves it
-            made = Unsupported(f"no code could be made of it ({type(problem).__name__}: {str(problem).splitlines()[:1]})")
+        except Exception as mishap:  # a field may do what nobody has thought of; the eager driver solves it
+            made = Unsupported(f"no code could be made of it ({type(mishap).__name__}: {str(mishap)[:200]})")
         codes.made[key] = made
         while len(codes.made) > _MOST:
             codes.made.popitem(last=False)
@@ -296,13 +323,32 @@ def work_done(problem: Problem, evaluations: int) -> int:
 
 
 def _codes_of(problem: Problem) -> _Codes:
-    owner: Any = problem.f.field
-    if isinstance(owner, FunctionField):
-        owner = getattr(owner.function, "__self__", None) or owner.function
+    owner, _ = _owner(problem.f)
     try:
         return _codes.setdefault(owner, _Codes())
     except TypeError:  # it cannot be referred to weakly
         return _Codes()
+
+
+def _owner(f: FieldFunction) -> tuple[Any, Hashable]:
+    """What a field was made from, which outlives the solve, and how it was made."""
+    owner: Any = f.field
+    how: list[Hashable] = []
+    while isinstance(owner, FunctionField | StructuredField | Sum):
+        if isinstance(owner, Sum):  # a sum that is written in the call is another one each time; its terms are not
+            first, *others = owner.terms
+            how.append((type(owner), *(id(term.function if isinstance(term, FunctionField) else term) for term in others)))
+            owner = first
+        elif isinstance(owner, StructuredField):
+            how.append(owner.adapter.structure)
+            owner = owner.field
+        else:
+            how.append("function")
+            owner = owner.function
+    if isinstance(owner, MethodType):
+        how.append(owner.__func__)
+        owner = owner.__self__
+    return owner, tuple(how)
 
 
 def _make(problem: Problem) -> NativeCode:

@@ -1,13 +1,14 @@
 """The functions of a solve, traced once for one trajectory.
 
-The engine's own functions are traced as they are: ``begin``, ``advance``, the read-out and ``pull_back``. Wherever they call the
-field, or the transpose of one of its evaluations, the trace holds an operation of its own, so that the field's code is made once.
+The engine's own functions are traced as they are: ``begin``, ``advance``, the read-out and ``pull_back``. Wherever they call
+the field, or the transpose of one of its evaluations, the trace holds an operation of its own: the field's code is made once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from physnode.native.expressions import Unsupported
 
 __all__ = ["Engine", "OpaqueField", "trace_field", "traced"]
 
-_library = torch.library.Library("physnode", "DEF")  # noqa: TOR901  # lives as long as the process
+_library: Any = torch.library.Library("physnode", "DEF")  # type: ignore[no-untyped-call]  # lives as long as the process
 _library.define("evaluate(Tensor t, Tensor y, str name) -> Tensor")
 _library.define("transpose(Tensor t, Tensor y, Tensor w, str name) -> Tensor")
 _library.impl("evaluate", lambda t, y, name: torch.zeros_like(y), "CompositeExplicitAutograd")
@@ -33,11 +34,14 @@ _library.impl("transpose", lambda t, y, w, name: torch.zeros_like(y), "Composite
 
 
 _aten = torch.ops.aten
-_DECOMPOSITIONS = {
-    **core_aten_decompositions(),
-    **get_decompositions([_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten._softmax, _aten._log_softmax]),
-}
-_DECOMPOSITIONS.pop(_aten.roll.default)  # into a remainder of places
+_MORE = (_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten._softmax, _aten._log_softmax)
+
+
+@lru_cache(maxsize=1)
+def _decompositions() -> Any:
+    found = {**core_aten_decompositions(), **get_decompositions(_MORE)}
+    del found[_aten.roll.default]  # into a remainder of places
+    return found
 
 
 def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
@@ -47,15 +51,15 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
         Unsupported: it cannot be traced, for example since it asks for the value of a tensor.
     """
     try:
-        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=_DECOMPOSITIONS)(*inputs)
+        found: fx.GraphModule = make_fx(lambda *given: function(*given), decomposition_table=_decompositions())(*inputs)
         written = [_written(node) for node in found.graph.nodes if _writes(node)]
         if any(node.op == "get_attr" for node in written):
             raise Unsupported("it writes into a tensor that it keeps")
         if written:  # y[..., 0] = ...: the same without writing
-            found = make_fx(torch.func.functionalize(found), decomposition_table=_DECOMPOSITIONS)(*inputs)
+            found = make_fx(torch.func.functionalize(found), decomposition_table=_decompositions())(*inputs)
     except Unsupported:
         raise
-    except Exception as problem:  # noqa: BLE001  # a user's field may raise anything, and then has no trace
+    except Exception as problem:  # a user's field may raise anything, and then has no trace
         if "data-dependent control flow" in str(problem) or "tracing tensor" in str(problem):
             raise Unsupported(
                 "it asks for the value of a tensor (if, float(t), bool(...)); write it with torch.where"
@@ -122,6 +126,7 @@ class OpaqueField(FieldFunction):
         return self
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """As an operation."""
         return self._mark("field", t, y)
 
     def drift(self, t: Tensor, p: Tensor) -> Tensor:
@@ -240,7 +245,8 @@ def split_arguments(args: Arguments, batch: tuple[int, ...]) -> tuple[dict[str, 
     """
     if args.signals:
         raise Unsupported(f"args[{next(iter(args.signals))!r}] is a sampled signal")
-    own, shared = {}, {}
+    own: dict[str, Tensor] = {}
+    shared: dict[str, Any] = {}
     for name, value in args.constants.items():
         per_row = isinstance(value, Tensor) and batch and tuple(value.shape[: len(batch)]) == batch
         (own if per_row else shared)[name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ D = torch.float64
 
 def network(*widths: int, dtype: torch.dtype = D) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after, dtype=dtype), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
