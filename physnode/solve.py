@@ -100,7 +100,7 @@ def solve(
             kept on disk; where that cannot be, a :class:`physnode.errors.CompileWarning` says why, and the eager driver solves.
             ``"auto"``: once the eager driver has spent on such solves what making the code costs. False: eager. On a CUDA
             device both words mean trial steps captured as a CUDA graph, several at a time, for this solve; backward sweeps are
-            eager there. It gives what the eager driver gives, and has not been measured on a GPU.
+            eager there. Where that cannot be, the same warning says why. It has not been run or measured on a GPU yet.
 
     Returns:
         A :class:`physnode.Solution` with ``ys`` of shape ``(*batch, T, dim)``.
