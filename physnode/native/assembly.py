@@ -123,6 +123,7 @@ def assemble(
     source = "\n".join(
         [
             f"#define PN_STATE_IS_FLOAT {int(single)}",
+            f"#define PN_DIFFERENTIABLE {int(differentiable)}",
             '#include "runtime.hpp"',
             *(f"constexpr int {name} = {value};" for name, value in constants.items()),
             f"PN_INLINE S to_state(D h) {{ return {convert}; }}",

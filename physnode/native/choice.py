@@ -74,7 +74,9 @@ def recall(compile: Choice, problem: Problem, epoch: Tensor, last: Tensor) -> tu
     problem.f.differentiates = f.differentiates = code.differentiates
     with torch.no_grad():
         derivative = f(t, y)
-    if not _agree(code, some, derivative, (t, last)):
+    if not _agree(code, some, derivative, (t, last)) or not _each_by_itself(code, some, (t, last)):
+        return None
+    if problem.differentiable and not code.has_its_derivatives:
         return None
     return Native(code, problem), Traced(derivative, problem.theta, random=False, stateful=False, calls=1)
 
@@ -93,6 +95,10 @@ def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence
         for again in (False, True):
             code = code_for(problem, again=again)
             if _agree(code, problem, derivative, span) and _each_by_itself(code, problem, span):
+                if problem.differentiable and not _has_its_derivatives(code, problem, span):
+                    raise Unsupported(
+                        "the field's derivatives are not those of what it computes (detach, no_grad, a backward of its own)"
+                    )
                 return Native(code, problem)
         raise Unsupported(
             "its code does not give what the field gives; the field treats trajectories of a batch differently, or depends on "
@@ -122,6 +128,32 @@ def _each_by_itself(code: NativeCode, problem: Problem, span: Sequence[Tensor]) 
         return True
     code.each_by_itself = _agree(code, replace(problem, f=f, y0=y), says, (first, last))
     return code.each_by_itself
+
+
+def _has_its_derivatives(code: NativeCode, problem: Problem, span: Sequence[Tensor]) -> bool:
+    """Whether the transposes of code and field agree at the start, a little beside it; asked once."""
+    if code.has_its_derivatives:
+        return True
+    first, _ = span
+    y0 = problem.y0.detach()
+    beside = 1e-3 * torch.arange(y0.numel(), dtype=torch.float64).cos().reshape(y0.shape).to(y0.dtype)
+    y = y0 + beside * torch.where(y0 == 0, 1.0, y0.abs())
+    w = torch.arange(y0.numel(), dtype=torch.float64).sin().reshape(y0.shape).to(y0.dtype)
+    with torch.enable_grad():
+        given = y.clone().requires_grad_()
+        says = problem.f(first, given)
+        if not says.requires_grad:
+            wanted = [None] * (1 + len(problem.theta))
+        else:
+            wanted = list(torch.autograd.grad(says, (given, *problem.theta), w, allow_unused=True))
+    for mine, other in zip(code.transpose(problem, first, y, w), wanted, strict=True):
+        other = torch.zeros_like(mine) if other is None else other
+        known = torch.isfinite(other)
+        mine, other = mine[known], other[known]
+        if known.any() and not bool(((mine - other).abs() <= _SAME * code.resolution * other.abs().max()).all()):
+            return False
+    code.has_its_derivatives = True
+    return True
 
 
 def warn_of_eager(reason: str, level: int = 3) -> None:

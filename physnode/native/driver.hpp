@@ -396,6 +396,36 @@ void pn_field(const Solve* job) {
   delete c;
 }
 
+// What the field at one time and state of each trajectory owes, for given cotangents of its values.
+void pn_transpose(const Solve* job, const Pull* pull) {
+#if PN_DIFFERENTIABLE
+  Uniform* c = new Uniform;
+  c->fill(job->uniform);
+  Gradients* gradients = new Gradients();
+  for (int64_t first = 0; first < job->rows; first += LANES) {
+    PN_ALIGNED Lanes lanes;
+    PN_ALIGNED S y[DIM], w[DIM], out[DIM], to_args[ARGS + 1];
+    for (int l = 0; l < LANES; ++l) {
+      const int64_t row = first + l < job->rows ? first + l : first;
+      lanes.t0[l] = job->t0[row];
+      for (int i = 0; i < DIM; ++i) y[i][l] = job->y0[row * DIM + i], w[i][l] = row == first + l ? pull->cotangents[row * DIM + i] : 0;
+      for (int i = 0; i < ARGS; ++i) lanes.args[i][l] = job->args[row * ARGS + i], to_args[i][l] = 0;
+    }
+    Saved_field save;
+    field_save(*c, lanes.t0, y, lanes.args, out, save);
+    field_pull(*c, *gradients, save, w, y, to_args);
+    for (int l = 0; l < LANES && first + l < job->rows; ++l) {
+      for (int i = 0; i < DIM; ++i) pull->to_y0[(first + l) * DIM + i] = y[i][l];
+      for (int i = 0; i < ARGS; ++i) pull->to_args[(first + l) * ARGS + i] = to_args[i][l];
+    }
+  }
+  gradients->flush();
+  gradients->hand_on(*c, pull->to_uniform);
+  delete gradients;
+  delete c;
+#endif
+}
+
 int64_t pn_bytes(const void* handle) {
   int64_t bytes = 0;
   for (const Tape& tape : ((const Tapes*)handle)->of)

@@ -80,7 +80,8 @@ class Compiled:
         code = library(source)
         self._solve, self._pull, self._records = code.pn_solve, code.pn_pull, code.pn_records
         self._free, self._bytes, self._field = code.pn_free, code.pn_bytes, code.pn_field
-        self._field.restype = None
+        self._transpose = code.pn_transpose
+        self._field.restype = self._transpose.restype = None
         self._solve.restype = self._pull.restype = _Pointer
         self._bytes.restype = ctypes.c_int64
         self._free.argtypes = self._bytes.argtypes = [_Pointer]
@@ -121,6 +122,22 @@ class Compiled:
         self._field(ctypes.byref(job))
         return out
 
+    def transpose(self, start: Start, cotangents: Tensor, free: Sequence[bool]) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """What the field alone owes at the start for ``cotangents`` ``(B, dim)``, as :meth:`Tape.pull` gives it."""
+        to_y0, to_args, to_uniform = _nothing_owed(start, free)
+        uniform, owed = _pointers(start.uniform), _pointers(to_uniform)
+        job = _Solve(
+            rows=len(to_y0), t0=start.t0.data_ptr(), y0=start.y0.data_ptr(), args=start.args.data_ptr(),
+            uniform=ctypes.addressof(uniform),
+        )  # fmt: skip
+        cotangents = cotangents.contiguous()
+        pull = _Pull(
+            cotangents=cotangents.data_ptr(), to_y0=to_y0.data_ptr(), to_args=to_args.data_ptr(),
+            to_uniform=ctypes.addressof(owed),
+        )  # fmt: skip
+        self._transpose(ctypes.byref(job), ctypes.byref(pull))
+        return to_y0, to_args, to_uniform
+
 
 class Tape:
     """The accepted steps of a solve, in native memory, which goes with this object."""
@@ -139,12 +156,7 @@ class Tape:
         """Pull ``cotangents`` ``(B, T, dim)`` of the outputs back to y0 ``(B, dim)``, to what each trajectory has of its own,
         ``(B, A)``, and to those shared tensors that are ``free``, in float64."""
         start = self.start
-        rows = len(start.y0)
-        to_y0, to_args = torch.zeros_like(start.y0), start.y0.new_zeros(rows, start.args.shape[1])
-        to_uniform = [
-            torch.zeros(tensor.shape, dtype=torch.float64) if wanted else None
-            for tensor, wanted in zip(start.uniform, free, strict=True)
-        ]
+        to_y0, to_args, to_uniform = _nothing_owed(start, free)
         owed = _pointers(to_uniform)
         cotangents = cotangents.contiguous()
         job = _Pull(
@@ -165,6 +177,14 @@ class Tape:
         t_end, y = t.clone(), start.y0.repeat(slots, 1, 1)
         self.code._records(self._handle, len(start.t0), t.data_ptr(), t_end.data_ptr(), y.data_ptr())
         return t, t_end, y
+
+
+def _nothing_owed(start: Start, free: Sequence[bool]) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    to_uniform = [
+        torch.zeros(tensor.shape, dtype=torch.float64) if wanted else None
+        for tensor, wanted in zip(start.uniform, free, strict=True)
+    ]
+    return torch.zeros_like(start.y0), torch.zeros_like(start.args), to_uniform
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:

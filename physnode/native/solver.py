@@ -112,6 +112,8 @@ class NativeCode:
     """What it holds of the field as it was."""
     each_by_itself: bool = False
     """Whether the field was seen to treat each trajectory of a batch by itself."""
+    has_its_derivatives: bool = False
+    """Whether the code's derivatives were seen to be the field's."""
 
     def is_of(self, problem: Problem) -> bool:
         """Whether nothing that it holds of the field has changed."""
@@ -155,6 +157,12 @@ class NativeCode:
     def field(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
         """The code's own dy/dt at ``t`` ``(B,)`` and ``y`` ``(B, dim)``."""
         return self.compiled.field(self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)[0])
+
+    def transpose(self, problem: Problem, t: Tensor, y: Tensor, cotangents: Tensor) -> list[Tensor]:
+        """What y ``(B, dim)`` and each of ``problem.theta`` are owed by the code's own dy/dt, for its ``cotangents``."""
+        start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)
+        to_y, to_args, to_uniform = self.compiled.transpose(start, cotangents, _wanted(current, problem.theta))
+        return [to_y, *_shares(problem, current, problem.theta, to_args, to_uniform)]
 
     def reads_all(self, problem: Problem) -> bool:
         """Whether every tensor that the field reads and that is none of its parameters is one that the code reads."""
@@ -210,33 +218,44 @@ class Taped:
         """What y0 ``(B, dim)`` and each of the problem's ``theta`` are owed by the outputs' ``cotangents`` ``(B, T, dim)``."""
         assert self.found.tape is not None
         theta = self.problem.theta
-        places = {id(tensor): number for number, tensor in enumerate(self.current)}
-        wanted = {places[id(tensor)] for tensor in theta if id(tensor) in places}
-        free = [number in wanted for number in range(len(self.current))]
-        to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, free)
-        to_own = self._by_argument(to_args)
-        shares = []
-        for tensor in theta:
-            share = to_own.get(id(tensor))
-            found = to_uniform[places[id(tensor)]] if id(tensor) in places else None
-            if found is not None:
-                share = found.to(tensor.dtype) if share is None else share + found.to(tensor.dtype)
-            shares.append(torch.zeros_like(tensor) if share is None else share)
-        return to_y0, shares
+        to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, _wanted(self.current, theta))
+        return to_y0, _shares(self.problem, self.current, theta, to_args, to_uniform)
 
-    def _by_argument(self, to_args: Tensor) -> dict[int, Tensor]:
-        """What each argument that trajectories have of their own is owed, by the id of its tensor."""
-        found: dict[int, Tensor] = {}
-        at = 0
-        own, _ = self.problem.split()
-        for name in own:
-            assert self.problem.f.args is not None
-            tensor = self.problem.f.args.constants[name]
-            size = tensor[(0,) * len(self.problem.f.batch)].numel()
-            share = to_args[:, at : at + size].reshape(tensor.shape)
-            found[id(tensor)] = found[id(tensor)] + share if id(tensor) in found else share
-            at += size
-        return found
+
+def _wanted(current: Sequence[Tensor], theta: Sequence[Tensor]) -> list[bool]:
+    ids = {id(tensor) for tensor in theta}
+    return [id(tensor) in ids for tensor in current]
+
+
+def _shares(
+    problem: Problem, current: Sequence[Tensor], theta: Sequence[Tensor], to_args: Tensor, to_uniform: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """What each of ``theta`` is owed, from what is owed to the ``current`` tensors and the arguments of each trajectory."""
+    places = {id(tensor): number for number, tensor in enumerate(current)}
+    to_own = _by_argument(problem, to_args)
+    shares = []
+    for tensor in theta:
+        share = to_own.get(id(tensor))
+        found = to_uniform[places[id(tensor)]] if id(tensor) in places else None
+        if found is not None:
+            share = found.to(tensor.dtype) if share is None else share + found.to(tensor.dtype)
+        shares.append(torch.zeros_like(tensor) if share is None else share)
+    return shares
+
+
+def _by_argument(problem: Problem, to_args: Tensor) -> dict[int, Tensor]:
+    """What each argument that trajectories have of their own is owed, by the id of its tensor."""
+    found: dict[int, Tensor] = {}
+    at = 0
+    own, _ = problem.split()
+    for name in own:
+        assert problem.f.args is not None
+        tensor = problem.f.args.constants[name]
+        size = tensor[(0,) * len(problem.f.batch)].numel()
+        share = to_args[:, at : at + size].reshape(tensor.shape)
+        found[id(tensor)] = found[id(tensor)] + share if id(tensor) in found else share
+        at += size
+    return found
 
 
 @dataclass

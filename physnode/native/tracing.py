@@ -34,12 +34,14 @@ _library.impl("transpose", lambda t, y, w, name: torch.zeros_like(y), "Composite
 
 
 _aten = torch.ops.aten
-_MORE = (_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten.hardtanh, _aten._softmax, _aten._log_softmax)
+_MORE = (_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten._softmax, _aten._log_softmax)
 
 
 @lru_cache(maxsize=1)
 def _decompositions() -> Any:
-    return {**core_aten_decompositions(), **get_decompositions(_MORE)}
+    found = {**core_aten_decompositions(), **get_decompositions(_MORE)}
+    del found[_aten.roll.default]  # into remainders of places
+    return found
 
 
 def traced(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:

@@ -159,9 +159,10 @@ def test_a_field_that_treats_the_batch_as_a_whole(start: Tensor) -> None:
     def field(t: Tensor, y: Tensor) -> Tensor:
         return torch.cos(t) - y.sum(0, keepdim=True) * y
 
-    with pytest.warns(CompileWarning, match="treats trajectories of a batch differently"):
-        found = pn.solve(field, start, TS, compile=True, **OPTIONS)
-    assert torch.equal(found.ys, pn.solve(field, start, TS, **OPTIONS).ys)
+    for _ in range(2):
+        with pytest.warns(CompileWarning, match="treats trajectories of a batch differently"):
+            found = pn.solve(field, start, TS, compile=True, **OPTIONS)
+        assert torch.equal(found.ys, pn.solve(field, start, TS, **OPTIONS).ys)
 
 
 def test_randomness_that_is_switched_on(help: Any) -> None:
@@ -189,3 +190,40 @@ def test_code_goes_with_its_field() -> None:
     del field
     gc.collect()
     assert gone() is None
+
+
+class Straight(torch.autograd.Function):
+    """Rounds, with the derivative of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.floor(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def detached(t: Tensor, y: Tensor) -> Tensor:
+    return -y * y.detach()
+
+
+def without_a_graph(t: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        size = y.norm(dim=-1, keepdim=True)
+    return -y * size
+
+
+def straight(t: Tensor, y: Tensor) -> Tensor:
+    return -Straight.apply(3 * y)
+
+
+@pytest.mark.parametrize("field", [detached, without_a_graph, straight])
+def test_derivatives_that_are_not_those_of_what_is_computed(field: Any, help: Any) -> None:
+    for _ in range(2):
+        with pytest.warns(CompileWarning, match="derivatives are not those of what it computes"):
+            found = help.run(field, START, TS, compile=True, **OPTIONS)
+        help.assert_same(found, help.run(field, START, TS, compile=False, **OPTIONS), 0.0)
+    with torch.no_grad():
+        values = pn.solve(field, START, TS, compile=True, **OPTIONS).ys
+    help.assert_close(values, found.ys, 1e-13)
