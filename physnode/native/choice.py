@@ -142,10 +142,9 @@ def _has_its_derivatives(code: NativeCode, problem: Problem, span: Sequence[Tens
     with torch.enable_grad():
         given = y.clone().requires_grad_()
         says = problem.f(first, given)
-        if not says.requires_grad:
-            wanted = [None] * (1 + len(problem.theta))
-        else:
-            wanted = list(torch.autograd.grad(says, (given, *problem.theta), w, allow_unused=True))
+        wanted: Sequence[Tensor | None] = [None] * (1 + len(problem.theta))
+        if says.requires_grad:
+            wanted = torch.autograd.grad(says, (given, *problem.theta), w, allow_unused=True)
     for mine, other in zip(code.transpose(problem, first, y, w), wanted, strict=True):
         other = torch.zeros_like(mine) if other is None else other
         known = torch.isfinite(other)

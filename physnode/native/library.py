@@ -160,7 +160,7 @@ class Tape:
         owed = _pointers(to_uniform)
         cotangents = cotangents.contiguous()
         job = _Pull(
-            rows, start.t0.data_ptr(), start.direction.data_ptr(), start.times.data_ptr(), start.times.stride(0),
+            len(start.y0), start.t0.data_ptr(), start.direction.data_ptr(), start.times.data_ptr(), start.times.stride(0),
             start.times.shape[1], start.args.data_ptr(), cotangents.data_ptr(), self.status.data_ptr(), to_y0.data_ptr(),
             to_args.data_ptr(), ctypes.addressof(owed),
         )  # fmt: skip
