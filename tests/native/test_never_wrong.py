@@ -47,7 +47,7 @@ class Forced(nn.Module):
 STRENGTH = 0.7
 
 
-def test_whatever_a_field_reads(help: Any, monkeypatch: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_field_reads(help: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solver, "_CHANGES", 100)  # a field is edited here more often than people do
     field = Forced()
 
