@@ -27,16 +27,17 @@ from physnode.engine.controllers import Adaptive, Controller
 from physnode.engine.events import Event, Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
+from physnode.engine.graphed import Capture, Graphs, capture_on
 from physnode.engine.jumps import Jumps, signal_jumps
 from physnode.engine.loop import Trace
 from physnode.engine.readout import choose_read_out
 from physnode.engine.recorder import Keep
 from physnode.engine.records import Trial
-from physnode.engine.tracing import trace
+from physnode.engine.tracing import Traced, trace
 from physnode.errors import InputError, SolveError
 from physnode.fields import VectorField, as_field
 from physnode.gradients import Gradient, GradientCost, moved_start
-from physnode.native.choice import Choice, checked_choice, choose, recall
+from physnode.native.choice import Choice, checked_choice, choose, recall, warn_of_eager
 from physnode.native.solver import Problem, tensors_of, work_done
 from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
@@ -97,7 +98,9 @@ def solve(
         observe: called after every trial step of the batch with what was tried (times, states, whether it was accepted).
         compile: True: solve, and pull back, by native code that is made for the field at its first solve (some seconds) and
             kept on disk; where that cannot be, a :class:`physnode.errors.CompileWarning` says why, and the eager driver solves.
-            ``"auto"``: once the eager driver has spent on such solves what making the code costs. False: eager.
+            ``"auto"``: once the eager driver has spent on such solves what making the code costs. False: eager. On a CUDA
+            device both words mean trial steps captured as a CUDA graph, several at a time, for this solve; backward sweeps are
+            eager there. Where that cannot be, the same warning says why. It has not been run or measured on a GPU yet.
 
     Returns:
         A :class:`physnode.Solution` with ``ys`` of shape ``(*batch, T, dim)``.
@@ -148,6 +151,7 @@ def solve(
     times, epoch = moving_times.detach(), moving_epoch.detach()
     flat = start.clone().reshape(-1, start.shape[-1])  # the caller may edit y0 while the solution is alive
     controller.check(chosen, start.dtype)
+    controller = controller.on(flat.device)
     f = FieldFunction(own, batch, start.dtype, bind_arguments(args, own, batch, flat, epoch, times))
     chosen.check(f)
     rtol = controller.relative_tolerance(start.dtype)
@@ -159,12 +163,13 @@ def solve(
     def is_differentiable(theta: Sequence[Tensor]) -> bool:
         return transforms.is_recorded(how) or (torch.is_grad_enabled() and (moves or bool(theta)))
 
-    native, recalled = None, None
+    native, recalled, capture = None, None, None
     if compile:
-        reason = _eager_only(flat, how, jumps, watch, observe)
+        capture = capture_on(flat.device)
+        reason = _eager_only(flat, capture, how, jumps, watch, observe)
         theta = tensors_of(f)
         problem = Problem(f, chosen, controller, read, flat, theta, is_differentiable(theta))
-        recalled = None if reason is not None else recall(compile, problem, epoch, times[:, -1])
+        recalled = None if reason is not None or capture is not None else recall(compile, problem, epoch, times[:, -1])
     if recalled is not None:
         native, traced = recalled
     else:
@@ -185,12 +190,15 @@ def solve(
     keep = Keep() if dense else how.keep(f, chosen, epoch, flat, traced.theta, times.shape[-1]) if differentiable else None
     ways = ways_of(moving_times, moving_epoch)
     keep = None if keep is None else keep.shared(len(ways))
-    if compile and native is None:
+    graphs = None if capture is None else Graphs(capture, reason or _never_captured(chosen, traced))
+    if compile and native is None and graphs is None:
         problem = replace(problem, theta=traced.theta, differentiable=differentiable)
         if reason is None and (traced.random or traced.stateful):
             reason = "the field draws random numbers, or changes its tensors when it is called"
         native = choose(compile, problem, traced.derivative, (epoch, times[:, -1]), reason)
-    plan = Plan(f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe, native)
+    plan = Plan(
+        f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe, native, graphs
+    )
 
     values: Tensor | None = None
     traces: list[Trace] = []
@@ -208,7 +216,9 @@ def solve(
             met.append(Events.of(outputs, found.met, batch))
         values = outputs.ys if values is None else torch.where(mine.unsqueeze(-1), outputs.ys, values)
     assert values is not None
-    if compile == "auto" and native is None:
+    if compile is True and graphs is not None and graphs.refused is not None:
+        warn_of_eager(graphs.refused)
+    if compile == "auto" and native is None and graphs is None:
         work_done(problem, sum(int((found.accepted + found.rejected).max()) for found in traces) * chosen.evaluations)
     values = moved_start(f, moving_epoch, moving_times, flat, values)
     ys = values.reshape(*batch, times.shape[-1], flat.shape[-1])
@@ -238,10 +248,15 @@ def solve(
 
 
 def _eager_only(
-    y0: Tensor, how: Gradient, jumps: Jumps | None, watch: Watch | None, observe: Callable[[Trial], None] | None
+    y0: Tensor,
+    capture: Capture | None,
+    how: Gradient,
+    jumps: Jumps | None,
+    watch: Watch | None,
+    observe: Callable[[Trial], None] | None,
 ) -> str | None:
     """Why a solve runs by the eager driver only, whatever its field is; None: it need not."""
-    if y0.device.type != "cpu":
+    if y0.device.type != "cpu" and capture is None:
         return f"its states are on {y0.device}"
     if watch is not None:
         return "it has events"
@@ -253,4 +268,13 @@ def _eager_only(
         return "a limit of storage is kept by the eager driver"
     if torch.is_autocast_enabled(y0.device.type):
         return "torch.autocast is at work"
+    return None
+
+
+def _never_captured(method: Method, traced: Traced) -> str | None:
+    """Why trials of a method and a field are not captured, even where the device captures work; None: they may be."""
+    if method.implicit or method is methods.gauss_radau15:
+        return f"{method.name} iterates until its equations are solved"
+    if traced.random or traced.stateful:
+        return "the field draws random numbers, or changes tensors when it is called"
     return None

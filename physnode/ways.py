@@ -13,6 +13,7 @@ from physnode.engine.diagnosis import diagnose
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
+from physnode.engine.graphed import Graphs
 from physnode.engine.jumps import Jumps
 from physnode.engine.loop import Setting, Trace, first_status, integrate
 from physnode.engine.readout import OutputBoard, ReadOut
@@ -56,6 +57,8 @@ class Plan:
     observe: Callable[[Trial], None] | None
     native: Native | None = None
     """The code that solves instead of the eager driver."""
+    graphs: Graphs | None = None
+    """How trials are captured that are made instead of the eager driver's."""
 
     def solve_one_way(self, wanted: Tensor, *, first: bool) -> tuple[Trace, Piece | None]:
         """Solve from the epoch to the farthest of the ``wanted`` times ``(B, T)``, which all lie on one side of it."""
@@ -85,7 +88,7 @@ class Plan:
             )
             spent = int(first) * traced.calls + int(carry is not None and not method.shares_derivative(f))
             board = OutputBoard(span, times, start, self.read)
-            found = integrate(setting, start, derivative, carry, status, board, keep=self.keep, spent=spent)
+            found = integrate(setting, start, derivative, carry, status, board, keep=self.keep, spent=spent, graphs=self.graphs)
             explicit = not method.implicit
             told = diagnose(
                 f, span, found.status, found.reached, found.last_y, found.last_step, start, traced.derivative, explicit=explicit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import isabstract
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ def check_gradient(
 
 def _known() -> list[Gradient]:
     kinds = (getattr(known_gradients, name) for name in known_gradients.__all__)
-    return [kind() for kind in kinds if isinstance(kind, type) and issubclass(kind, Gradient) and kind is not Gradient]
+    return [kind() for kind in kinds if isinstance(kind, type) and issubclass(kind, Gradient) and not isabstract(kind)]
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""The loop of one solve: ``advance`` tries one step for the whole batch; the eager driver repeats it until all have ended.
+"""The loop of one solve: ``advance`` tries one step for the whole batch; a driver repeats it until all have ended.
 
 ``advance`` is arithmetic on tensors, without a branch on data, each trajectory with its own time and step. Trajectories that
 have ended rest: their trials have zero length. One that has failed rests at a safe state, so that what is wrong with it
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,22 @@ from physnode.engine.recorder import Keep, Recorder
 from physnode.engine.records import Met, Records, Trial
 from physnode.engine.status import Status
 
-__all__ = ["Setting", "State", "Trace", "advance", "begin", "compensated", "first_status", "integrate", "trial_bytes"]
+if TYPE_CHECKING:
+    from physnode.engine.graphed import Graphs
+
+__all__ = [
+    "Setting",
+    "State",
+    "Trace",
+    "advance",
+    "begin",
+    "compensated",
+    "first_status",
+    "integrate",
+    "moved",
+    "send",
+    "trial_bytes",
+]
 
 _CROWD = 12
 """Events in a row at one time that are more than several conditions met at once."""
@@ -194,12 +209,13 @@ def integrate(
     *,
     keep: Keep | None,
     spent: int,
+    graphs: Graphs | None = None,
 ) -> Trace:
-    """Run the eager driver from ``y0`` ``(B, dim)``.
+    """Solve from ``y0`` ``(B, dim)``, by the eager driver or, where there are ``graphs``, by trials that were captured.
 
     ``status`` marks trajectories that have already ended (zero span, or a field that is not finite at the start), ``board``
     collects the outputs, ``keep`` says what is kept of the steps (None: nothing), and ``spent`` is how many field evaluations
-    have been made.
+    have been made. Trials come in chunks, and what is kept of a chunk is copied from it before the next one comes.
     """
     span, method = setting.span, setting.method
     state = begin(setting, y0, derivative, carry, status, spent)
@@ -207,36 +223,61 @@ def integrate(
     recorder = None
     if keep is not None:
         recorder = Recorder(keep, span.t0, setting.safe_y, with_events=setting.watch is not None)
-    size = trial_bytes(y0, method)
     within = _CHUNK_BYTES if keep is None or keep.chunk is None else keep.chunk
-    trim = size * _CHUNK_TRIALS > within
-    ahead = _trials_a_wait(setting, y0.device)
-    marked: list[Trial] = []
-    running = int(state.status.amin()) == Status.RUNNING
-    while running:
-        chunk: list[Trial] = []
-        held = 0
-        while running and (not chunk or (len(chunk) < _CHUNK_TRIALS and held + size <= within)):
-            count = max(1, min(ahead, _CHUNK_TRIALS - len(chunk), (within - held) // size))
-            state, trials, waits, running = _try_several(setting, state, count, board if trim else None)
-            for trial, wait in zip(trials, waits, strict=True):
-                chunk.append(trial if wait else _trimmed(trial, recorder))
-                held += size if wait else (2 + len(chunk[-1].step.known)) * y0.numel() * y0.element_size()
-                if trial.event is not None and bool((trial.event >= 0).any()):
-                    marked.append(trial._replace(carry=None, step=Step(trial.step.y, (), None, ())))
-                if setting.observe is not None:
-                    setting.observe(trial)
-            del trials, trial
+    eager = _EagerTrials(setting, state, board, recorder, within)
+    graphed = None
+    if graphs is not None and eager.more:
+        graphed = graphs.trials(setting, state, max(1, min(_TRIALS_A_WAIT, within // trial_bytes(y0, method))))
+    trials = graphed or eager
+    del state, graphed
+    while trials.more:
+        chunk = trials.next()
         read_outs = read_outs + board.read(setting.f, method, chunk)
         if recorder is not None:
             recorder.take(chunk)
         del chunk
+    state = trials.state
     records = None if recorder is None else recorder.finish(state.accepted)
     evaluations = state.evaluations + read_outs
-    met = None if setting.watch is None else Met.of(marked, span.t0, y0)
+    met = None if setting.watch is None else Met.of(eager.marked, span.t0, y0)
     return Trace(
         board.values, state.status, state.t, state.accepted, state.rejected, evaluations, records, met, state.y, state.tried
     )
+
+
+class _EagerTrials:
+    """Trials that are sent to their device one by one."""
+
+    def __init__(self, setting: Setting, state: State, board: OutputBoard, recorder: Recorder | None, within: int) -> None:
+        """Chunks take about ``within`` bytes; trials in which no output of the ``board`` lies are trimmed where that counts."""
+        self.setting, self.state = setting, state
+        self.more = int(state.status.amin()) == Status.RUNNING
+        """Whether some trajectory still runs."""
+        self.marked: list[Trial] = []
+        """Those that ended on events."""
+        self._board, self._recorder, self._within = board, recorder, within
+        self._size, self._value_bytes = trial_bytes(state.y, setting.method), state.y.numel() * state.y.element_size()
+        self._trim = self._size * _CHUNK_TRIALS > within
+        self._ahead = _trials_a_wait(setting, state.y.device)
+
+    def next(self) -> list[Trial]:
+        """The next chunk."""
+        setting, size = self.setting, self._size
+        chunk: list[Trial] = []
+        held = 0
+        while self.more and (not chunk or (len(chunk) < _CHUNK_TRIALS and held + size <= self._within)):
+            count = max(1, min(self._ahead, _CHUNK_TRIALS - len(chunk), (self._within - held) // size))
+            board = self._board if self._trim else None
+            self.state, trials, waits, self.more = _try_several(setting, self.state, count, board)
+            for trial, wait in zip(trials, waits, strict=True):
+                chunk.append(trial if wait else _trimmed(trial, self._recorder))
+                held += size if wait else (2 + len(chunk[-1].step.known)) * self._value_bytes
+                if trial.event is not None and bool((trial.event >= 0).any()):
+                    self.marked.append(trial._replace(carry=None, step=Step(trial.step.y, (), None, ())))
+                if setting.observe is not None:
+                    setting.observe(trial)
+            del trials, trial
+        return chunk
 
 
 def _trials_a_wait(setting: Setting, device: torch.device) -> int:
@@ -251,18 +292,28 @@ def _try_several(
 
     With a ``board`` it also tells in which of them outputs may lie, and after all whether something still moves.
     """
+    state, trials, told = send(setting, state, count)
+    if board is not None:
+        told += [board.lies_in(trial) for trial in trials]
+    facts = torch.stack(told).tolist()
+    tried, more = moved(facts[:count])
+    return state, trials[:tried], [bool(wait) for wait in facts[count:] or [1] * count][:tried], more
+
+
+def send(setting: Setting, state: State, count: int) -> tuple[State, list[Trial], list[Tensor]]:
+    """``count`` trials, and the lowest status after each, 0-dim."""
     trials: list[Trial] = []
-    told: list[Tensor] = []
+    lowest: list[Tensor] = []
     for _ in range(count):
         state, trial = advance(setting, state)
         trials.append(trial)
-        told.append(state.status.amin())  # RUNNING is the lowest
-        if board is not None:
-            told.append(board.lies_in(trial))
-    facts = torch.stack(told).tolist()
-    lowest, waits = (facts, [1] * count) if board is None else (facts[::2], facts[1::2])
-    moving = 1 + sum(status == Status.RUNNING for status in lowest[:-1])
-    return state, trials[:moving], [bool(wait) for wait in waits[:moving]], lowest[-1] == Status.RUNNING
+        lowest.append(state.status.amin())  # RUNNING is the lowest
+    return state, trials, lowest
+
+
+def moved(lowest: list[int]) -> tuple[int, bool]:
+    """In how many of such trials something still moved, and whether something moves after them."""
+    return 1 + sum(status == Status.RUNNING for status in lowest[:-1]), lowest[-1] == Status.RUNNING
 
 
 def _broken(step: Step) -> Tensor:

@@ -18,7 +18,7 @@ from physnode.native.expressions import Unsupported
 from physnode.native.library import Found
 from physnode.native.solver import NativeCode, Problem, Taped, code_for, known_code, work_done
 
-__all__ = ["Choice", "Native", "checked_choice", "choose", "recall"]
+__all__ = ["Choice", "Native", "checked_choice", "choose", "recall", "warn_of_eager"]
 
 Choice = bool | Literal["auto"]
 
@@ -106,12 +106,7 @@ def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence
         )
     except Unsupported as found:
         if compile is True:
-            warnings.warn(
-                f"this solve is not compiled: {found}. The eager driver solves it, to the same result; compile=False says that "
-                "this is meant",
-                CompileWarning,
-                stacklevel=3,
-            )
+            warn_of_eager(str(found), 4)
         return None
 
 
@@ -158,6 +153,16 @@ def _has_its_derivatives(code: NativeCode, problem: Problem, span: Sequence[Tens
             return False
     code.has_its_derivatives = True
     return True
+
+
+def warn_of_eager(reason: str, level: int = 3) -> None:
+    """Say why a solve that was to be compiled is not; ``level`` counts the calls up to the one of ``solve``."""
+    warnings.warn(
+        f"this solve is not compiled: {reason}. The eager driver solves it, to the same result; compile=False says that "
+        "this is meant",
+        CompileWarning,
+        stacklevel=level,
+    )
 
 
 def _agree(code: NativeCode, problem: Problem, field_says: Tensor, span: Sequence[Tensor]) -> bool:

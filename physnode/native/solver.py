@@ -162,7 +162,7 @@ class NativeCode:
         """What y ``(B, dim)`` and each of ``problem.theta`` are owed by the code's own dy/dt, for its ``cotangents``."""
         start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)
         to_y, to_args, to_uniform = self.compiled.transpose(start, cotangents, _wanted(current, problem.theta))
-        return [to_y, *_shares(problem, current, to_args, to_uniform)]
+        return [to_y, *_shares(problem, current, problem.theta, to_args, to_uniform)]
 
     def reads_all(self, problem: Problem) -> bool:
         """Whether every tensor that the field reads and that is none of its parameters is one that the code reads."""
@@ -217,22 +217,24 @@ class Taped:
     def pull(self, cotangents: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What y0 ``(B, dim)`` and each of the problem's ``theta`` are owed by the outputs' ``cotangents`` ``(B, T, dim)``."""
         assert self.found.tape is not None
-        to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, _wanted(self.current, self.problem.theta))
-        return to_y0, _shares(self.problem, self.current, to_args, to_uniform)
+        theta = self.problem.theta
+        to_y0, to_args, to_uniform = self.found.tape.pull(cotangents, _wanted(self.current, theta))
+        return to_y0, _shares(self.problem, self.current, theta, to_args, to_uniform)
 
 
 def _wanted(current: Sequence[Tensor], theta: Sequence[Tensor]) -> list[bool]:
-    """Which of the tensors that a code reads a gradient is wanted of."""
     ids = {id(tensor) for tensor in theta}
     return [id(tensor) in ids for tensor in current]
 
 
-def _shares(problem: Problem, current: Sequence[Tensor], to_args: Tensor, to_uniform: Sequence[Tensor | None]) -> list[Tensor]:
-    """What each of ``theta`` is owed, from what the arguments of each trajectory and the ``current`` tensors are owed."""
+def _shares(
+    problem: Problem, current: Sequence[Tensor], theta: Sequence[Tensor], to_args: Tensor, to_uniform: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """What each of ``theta`` is owed, from what is owed to the ``current`` tensors and the arguments of each trajectory."""
     places = {id(tensor): number for number, tensor in enumerate(current)}
     to_own = _by_argument(problem, to_args)
     shares = []
-    for tensor in problem.theta:
+    for tensor in theta:
         share = to_own.get(id(tensor))
         found = to_uniform[places[id(tensor)]] if id(tensor) in places else None
         if found is not None:

@@ -40,7 +40,7 @@ _MORE = (_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten._softmax, _a
 @lru_cache(maxsize=1)
 def _decompositions() -> Any:
     found = {**core_aten_decompositions(), **get_decompositions(_MORE)}
-    del found[_aten.roll.default]  # into a remainder of places
+    del found[_aten.roll.default]  # into remainders of places
     return found
 
 

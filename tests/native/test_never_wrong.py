@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import physnode as pn
-from physnode.errors import CompileWarning, GradientError
 
 D = torch.float64
 TS = [0.0, 0.3, 0.7]

@@ -125,6 +125,14 @@ class Adaptive(Controller):
         other.__dict__.update(numbers)
         return other
 
+    def on(self, device: torch.device) -> Adaptive:
+        """The same with ``atol`` on the device."""
+        if self.atol is None or self.atol.device == device:
+            return self
+        other = copy.copy(self)
+        other.atol = self.atol.to(device)
+        return other
+
     @property
     def structure(self) -> Hashable:
         """Everything but the tolerances; None where trajectories share their steps."""

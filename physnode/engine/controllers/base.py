@@ -62,6 +62,10 @@ class Controller(ABC):
         """The same controller with such numbers in their place."""
         return self
 
+    def on(self, device: torch.device) -> Controller:
+        """The same controller with its tensors on a device, so that no trial needs to bring them there."""
+        return self
+
     @property
     def structure(self) -> Hashable:
         """All else: controllers of one structure share native code. None: there is none for them."""
