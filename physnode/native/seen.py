@@ -100,8 +100,9 @@ class _Walk:
         elif isinstance(value, functools.partial):
             yield from (("function", value.func), ("args", value.args), ("keywords", value.keywords))
         else:
-            self.found[path] = (type(value), id(value))
             own = dict(list(getattr(value, "__dict__", {}).items())[:_LENGTH])
+            by_parts = bool(own) and _is_library(type(value).__module__)  # what a solve makes for itself is new each time
+            self.found[path] = type(value) if by_parts else (type(value), id(value))
             yield from own.items()
             yield from _of_class(type(value), own)
 
