@@ -29,15 +29,15 @@ Seen = dict[tuple[Any, ...], Any]
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    """A tensor, not kept alive, and how often it was written to."""
+class _Object:
+    """An object, not kept alive, and how often it was written to."""
 
-    at: weakref.ref[Tensor]
-    version: int
+    at: weakref.ref[Any]
+    version: int = 0
 
     def __eq__(self, other: object) -> bool:
         alive = self.at()
-        return isinstance(other, _Tensor) and alive is not None and alive is other.at() and self.version == other.version
+        return isinstance(other, _Object) and alive is not None and alive is other.at() and self.version == other.version
 
 
 def visible(field: nn.Module) -> Seen:
@@ -69,7 +69,7 @@ class _Walk:
             return
         if isinstance(value, Tensor):
             live = value.is_floating_point() or value.is_inference()  # its values are read at each solve
-            self.found[path] = _Tensor(weakref.ref(value), 0 if live else value._version)
+            self.found[path] = _Object(weakref.ref(value), 0 if live else value._version)
             return
         if depth > _DEPTH or isinstance(value, types.ModuleType | type):
             return
@@ -101,8 +101,8 @@ class _Walk:
             yield from (("function", value.func), ("args", value.args), ("keywords", value.keywords))
         else:
             own = dict(list(getattr(value, "__dict__", {}).items())[:_LENGTH])
-            by_parts = bool(own) and _is_library(type(value).__module__)  # what a solve makes for itself is new each time
-            self.found[path] = type(value) if by_parts else (type(value), id(value))
+            # what a library makes for itself, a solve for example, is new each time: its parts tell
+            self.found[path] = type(value) if _is_library(type(value).__module__) else _itself(value)
             yield from own.items()
             yield from _of_class(type(value), own)
 
@@ -116,6 +116,13 @@ class _Walk:
                 yield name, buffer
         yield from module._modules.items()
         yield from _of_class(type(module), module.__dict__)
+
+
+def _itself(value: Any) -> Any:
+    try:
+        return _Object(weakref.ref(value))
+    except TypeError:  # it cannot be referred to weakly
+        return type(value), id(value)
 
 
 def _of_class(kind: type, own: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
