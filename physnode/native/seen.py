@@ -102,7 +102,8 @@ class _Walk:
         else:
             own = dict(list(getattr(value, "__dict__", {}).items())[:_LENGTH])
             # what a library makes for itself, a solve for example, is new each time: its parts tell
-            self.found[path] = type(value) if _is_library(type(value).__module__) else _itself(value)
+            by_parts = _is_library(type(value).__module__) and not callable(value)
+            self.found[path] = type(value) if by_parts else _itself(value)
             yield from own.items()
             yield from _of_class(type(value), own)
 
