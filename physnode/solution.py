@@ -17,7 +17,7 @@ from physnode.errors import InputError
 from physnode.fields import VectorField
 from physnode.gradients import Gradient, GradientCost, Outputs, Replay, Swept, attach_tape, moved_start
 from physnode.gradients.same_field import refuse_another_field
-from physnode.native.solver import Taped
+from physnode.native.code import Taped
 from physnode.states import StateAdapter
 
 if TYPE_CHECKING:

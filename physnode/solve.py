@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -22,23 +21,21 @@ from physnode.checks import (
     times_of,
     watch_of,
 )
+from physnode.drivers import driver_of, eager_only
 from physnode.engine import methods
 from physnode.engine.controllers import Adaptive, Controller
-from physnode.engine.events import Event, Watch
+from physnode.engine.events import Event
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
-from physnode.engine.graphed import Capture, Graphs, capture_on
 from physnode.engine.jumps import Jumps, signal_jumps
 from physnode.engine.loop import Trace
 from physnode.engine.readout import choose_read_out
 from physnode.engine.recorder import Keep
 from physnode.engine.records import Trial
-from physnode.engine.tracing import Traced, trace
 from physnode.errors import InputError, SolveError
 from physnode.fields import VectorField, as_field
 from physnode.gradients import Gradient, GradientCost, moved_start
-from physnode.native.choice import Choice, checked_choice, choose, recall, warn_of_eager
-from physnode.native.solver import Problem, tensors_of, work_done
+from physnode.native.choice import Choice, checked_choice
 from physnode.solution import Events, Piece, Solution, Statistics, outputs_of
 from physnode.states import StateAdapter
 from physnode.ways import Plan, of_the_worst, total, ways_of
@@ -163,20 +160,11 @@ def solve(
     def is_differentiable(theta: Sequence[Tensor]) -> bool:
         return transforms.is_recorded(how) or (torch.is_grad_enabled() and (moves or bool(theta)))
 
-    native, recalled, capture = None, None, None
-    if compile:
-        capture = capture_on(flat.device)
-        reason = _eager_only(flat, capture, how, jumps, watch, observe)
-        theta = tensors_of(f)
-        problem = Problem(f, chosen, controller, read, flat, theta, is_differentiable(theta))
-        recalled = None if reason is not None or capture is not None else recall(compile, problem, epoch, times[:, -1])
-    if recalled is not None:
-        native, traced = recalled
-    else:
-        traced = trace(f, epoch, flat, () if watch is None else watch.functions)
+    reason = eager_only(flat, how, jumps, watch, observe)
+    driver = driver_of(compile, f, chosen, controller, read, flat, epoch, times[:, -1], watch, reason, is_differentiable)
+    traced, differentiable = driver.traced, driver.differentiable
     if watch is not None and watch.jumps:
         check_jumps(watch, f, epoch, flat)
-    differentiable = is_differentiable(traced.theta)
     if differentiable:
         refuse_changing_fields(traced)
     else:  # a gradient is that of the steps made, whose equations must then be solved to rounding
@@ -190,15 +178,7 @@ def solve(
     keep = Keep() if dense else how.keep(f, chosen, epoch, flat, traced.theta, times.shape[-1]) if differentiable else None
     ways = ways_of(moving_times, moving_epoch)
     keep = None if keep is None else keep.shared(len(ways))
-    graphs = None if capture is None else Graphs(capture, reason or _never_captured(chosen, traced))
-    if compile and native is None and graphs is None:
-        problem = replace(problem, theta=traced.theta, differentiable=differentiable)
-        if reason is None and (traced.random or traced.stateful):
-            reason = "the field draws random numbers, or changes its tensors when it is called"
-        native = choose(compile, problem, traced.derivative, (epoch, times[:, -1]), reason)
-    plan = Plan(
-        f, chosen, controller, read, flat, moving_epoch, traced, max_steps, keep, cost, jumps, watch, observe, native, graphs
-    )
+    plan = Plan(f, chosen, controller, read, flat, moving_epoch, max_steps, keep, cost, jumps, watch, observe, driver)
 
     values: Tensor | None = None
     traces: list[Trace] = []
@@ -216,10 +196,7 @@ def solve(
             met.append(Events.of(outputs, found.met, batch))
         values = outputs.ys if values is None else torch.where(mine.unsqueeze(-1), outputs.ys, values)
     assert values is not None
-    if compile is True and graphs is not None and graphs.refused is not None:
-        warn_of_eager(graphs.refused)
-    if compile == "auto" and native is None and graphs is None:
-        work_done(problem, sum(int((found.accepted + found.rejected).max()) for found in traces) * chosen.evaluations)
+    driver.ended(compile, traces, chosen.evaluations)
     values = moved_start(f, moving_epoch, moving_times, flat, values)
     ys = values.reshape(*batch, times.shape[-1], flat.shape[-1])
 
@@ -245,36 +222,3 @@ def solve(
     if on_failure == "raise" and not bool(solution.ok.all()):
         raise SolveError(f'{solution.failures}\n(on_failure="report" returns the good trajectories)')
     return solution
-
-
-def _eager_only(
-    y0: Tensor,
-    capture: Capture | None,
-    how: Gradient,
-    jumps: Jumps | None,
-    watch: Watch | None,
-    observe: Callable[[Trial], None] | None,
-) -> str | None:
-    """Why a solve runs by the eager driver only, whatever its field is; None: it need not."""
-    if y0.device.type != "cpu" and capture is None:
-        return f"its states are on {y0.device}"
-    if watch is not None:
-        return "it has events"
-    if jumps is not None:
-        return "the field jumps (jump_times, or a sampled signal)"
-    if observe is not None:
-        return "its trials are observed"
-    if how.storage is not None and how.storage.bounds:
-        return "a limit of storage is kept by the eager driver"
-    if torch.is_autocast_enabled(y0.device.type):
-        return "torch.autocast is at work"
-    return None
-
-
-def _never_captured(method: Method, traced: Traced) -> str | None:
-    """Why trials of a method and a field are not captured, even where the device captures work; None: they may be."""
-    if method.implicit or method is methods.gauss_radau15:
-        return f"{method.name} iterates until its equations are solved"
-    if traced.random or traced.stateful:
-        return "the field draws random numbers, or changes tensors when it is called"
-    return None

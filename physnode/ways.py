@@ -8,19 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from physnode.drivers import Driver
 from physnode.engine.controllers import Controller, Span
 from physnode.engine.diagnosis import diagnose
 from physnode.engine.events import Watch
 from physnode.engine.families.base import Method
 from physnode.engine.field_function import FieldFunction
-from physnode.engine.graphed import Graphs
 from physnode.engine.jumps import Jumps
 from physnode.engine.loop import Setting, Trace, first_status, integrate
 from physnode.engine.readout import OutputBoard, ReadOut
 from physnode.engine.recorder import Keep
 from physnode.engine.records import Records, Trial
 from physnode.engine.status import Status
-from physnode.engine.tracing import Traced
 from physnode.gradients import GradientCost, MovingTimes, Replay
 from physnode.native.choice import Native
 from physnode.solution import Piece
@@ -48,28 +47,24 @@ class Plan:
     read: ReadOut
     y0: Tensor
     epoch: Tensor
-    traced: Traced
     max_steps: int
     keep: Keep | None
     cost: GradientCost
     jumps: Jumps | None
     watch: Watch | None
     observe: Callable[[Trial], None] | None
-    native: Native | None = None
-    """The code that solves instead of the eager driver."""
-    graphs: Graphs | None = None
-    """How trials are captured that are made instead of the eager driver's."""
+    driver: Driver
 
     def solve_one_way(self, wanted: Tensor, *, first: bool) -> tuple[Trace, Piece | None]:
         """Solve from the epoch to the farthest of the ``wanted`` times ``(B, T)``, which all lie on one side of it."""
-        f, method, traced = self.f, self.method, self.traced
+        f, method, traced = self.f, self.method, self.driver.traced
         times, epoch = wanted.detach(), self.epoch.detach()
         farthest = (times - epoch.unsqueeze(-1)).abs().argmax(-1, keepdim=True)
         t1 = times.gather(-1, farthest).squeeze(-1)
         # a trajectory that does not move goes the way of the others: both ways of a two-way solve then differ for it too
         span = Span(epoch, t1, torch.full_like(epoch, -1.0 if bool((t1 < epoch).any()) else 1.0))
-        if self.native is not None:
-            return self._solve_natively(self.native, span, times, wanted, farthest, first=first)
+        if self.driver.native is not None:
+            return self._solve_natively(self.driver.native, span, times, wanted, farthest, first=first)
         with torch.no_grad():
             start, derivative = self.y0.detach(), traced.derivative
             status = first_status(span, start, derivative)
@@ -88,7 +83,9 @@ class Plan:
             )
             spent = int(first) * traced.calls + int(carry is not None and not method.shares_derivative(f))
             board = OutputBoard(span, times, start, self.read)
-            found = integrate(setting, start, derivative, carry, status, board, keep=self.keep, spent=spent, graphs=self.graphs)
+            found = integrate(
+                setting, start, derivative, carry, status, board, keep=self.keep, spent=spent, graphs=self.driver.graphs
+            )
             explicit = not method.implicit
             told = diagnose(
                 f, span, found.status, found.reached, found.last_y, found.last_step, start, traced.derivative, explicit=explicit
@@ -113,7 +110,7 @@ class Plan:
                     self.f, span, status, found.reached, found.last, found.tried, self.y0.detach(), found.derivative,
                     explicit=not self.method.implicit,
                 )  # fmt: skip
-        evaluations = found.evaluations + int(first) * self.traced.calls
+        evaluations = found.evaluations + int(first) * self.driver.traced.calls
         trace = Trace(
             found.ys, status, found.reached, found.accepted, found.rejected, evaluations, None, None, found.last, found.tried
         )
@@ -140,7 +137,7 @@ class Plan:
             derivative,
             found.reached,
             found.status == Status.OK,
-            self.traced.theta,
+            self.driver.traced.theta,
             self.jumps,
             self.watch,
             moving,

@@ -19,7 +19,7 @@ ORDER = [
     ({"nn", "engine", "methods"}, True),
     ({"native"}, False),
     ({"gradients"}, False),
-    ({"checks", "solution", "solve", "transforms", "ways"}, True),
+    ({"checks", "drivers", "solution", "solve", "transforms", "ways"}, True),
     ({"systems", "data", "diagnostics"}, False),
     ({"fitting"}, False),
     ({"compat", "cli"}, False),

@@ -23,7 +23,7 @@ from physnode.engine.records import Records
 from physnode.errors import GradientError, InputError
 from physnode.gradients.variables import stand_ins
 from physnode.live_bytes import LiveBytes
-from physnode.native.solver import Taped
+from physnode.native.code import Taped
 
 __all__ = ["GradientCost", "Needs", "Storage"]
 

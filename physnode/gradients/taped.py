@@ -18,7 +18,7 @@ from physnode.gradients.base import second_derivative
 from physnode.gradients.events import Outputs
 from physnode.gradients.replay import Replay
 from physnode.gradients.storage import GradientCost
-from physnode.native.solver import Taped
+from physnode.native.code import Taped
 
 __all__ = ["attach_tape"]
 

@@ -136,7 +136,9 @@ def assemble(
             *field_functions,
             *engine_functions,
             "" if differentiable else _NO_PULL,
-            '#include "driver.hpp"',
+            '#include "forward.hpp"',
+            '#include "backward.hpp"',
+            '#include "interface.hpp"',
             "",
         ]
     )

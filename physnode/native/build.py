@@ -61,7 +61,10 @@ def library(source: str) -> ctypes.CDLL:
         Unsupported: there is no compiler, it fails, or its result cannot be kept.
     """
     here = Path(__file__).parent
-    headers = "".join((here / name).read_text(encoding="utf-8") for name in ("runtime.hpp", "layout.hpp", "driver.hpp"))
+    headers = "".join(
+        (here / name).read_text(encoding="utf-8")
+        for name in ("runtime.hpp", "layout.hpp", "forward.hpp", "backward.hpp", "interface.hpp")
+    )
     compiler = _compiler()
     key = hashlib.sha256("\0".join((source, headers, *compiler, *_FLAGS)).encode()).hexdigest()[:32]
     if key not in _loaded:

@@ -14,9 +14,11 @@ from physnode.engine.controllers import Span
 from physnode.engine.field_function import FieldFunction
 from physnode.engine.tracing import Traced
 from physnode.errors import CompileWarning, InputError
+from physnode.native.code import NativeCode, Taped
+from physnode.native.codes import code_for, known_code, work_done
 from physnode.native.expressions import Unsupported
 from physnode.native.library import Found
-from physnode.native.solver import NativeCode, Problem, Taped, code_for, known_code, work_done
+from physnode.native.problem import Problem
 
 __all__ = ["Choice", "Native", "checked_choice", "choose", "recall", "warn_of_eager"]
 
@@ -106,7 +108,7 @@ def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence
         )
     except Unsupported as found:
         if compile is True:
-            warn_of_eager(str(found), 4)
+            warn_of_eager(str(found), 5)
         return None
 
 

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import physnode as pn
+from physnode.drivers import eager_only
 from physnode.engine import loop, methods
 from physnode.engine.controllers import Adaptive, Controller, Fixed, Span
 from physnode.engine.field_function import FieldFunction
@@ -31,7 +32,7 @@ from physnode.engine.loop import Setting, begin, send
 from physnode.errors import CompileWarning
 from physnode.fields import SecondOrder
 from physnode.gradients import ACA, Storage
-from physnode.solve import _eager_only, solve
+from physnode.solve import solve
 
 F64 = torch.float64
 ITERATING = ("gauss_radau15", "gauss2", "gauss4", "gauss6", "radau5")
@@ -120,7 +121,7 @@ class StandIn(Capture):
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     capture = StandIn()
-    monkeypatch.setattr(sys.modules["physnode.solve"], "capture_on", lambda device: capture)
+    monkeypatch.setattr(sys.modules["physnode.drivers"], "capture_on", lambda device: capture)
     return capture
 
 
@@ -304,7 +305,7 @@ class TestEagerInstead:
     def test_on_a_device_that_captures_nothing(self) -> None:
         y0 = torch.ones(1, 2, device="meta")
         assert capture_on(y0.device) is None
-        assert _eager_only(y0, None, ACA(), None, None, None) == "its states are on meta"
+        assert eager_only(y0, ACA(), None, None, None) == "its states are on meta"
 
     def test_an_error_of_the_field_is_its_own(self, stand_in: StandIn) -> None:
         calls = []

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import physnode as pn
-from physnode.native import solver
+from physnode.native import codes
 from physnode.native.library import Start
 
 D = torch.float64
@@ -55,7 +55,7 @@ def test_not_a_number_is_handed_on_as_pytorch_does(help: Any) -> None:
 
 
 def _codes(field: Any) -> list[Any]:
-    return list(solver._codes[field].made.values())
+    return list(codes._codes[field].made.values())
 
 
 def _start(code: Any, t: Tensor, y: Tensor) -> Any:
