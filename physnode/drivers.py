@@ -59,6 +59,7 @@ def driver_of(
     watch: Watch | None,
     reason: str | None,
     is_differentiable: Callable[[Sequence[Tensor]], bool],
+    max_steps: int,
 ) -> Driver:
     """The driver of a solve of ``y0`` ``(B, dim)`` from ``epoch`` to the ``last`` output ``(B,)``.
 
@@ -78,7 +79,7 @@ def driver_of(
         graphs = Graphs(capture, reason or _never_captured(method, traced))
         return Driver(traced, is_differentiable(traced.theta), graphs=graphs)
     theta = tensors_of(f)
-    problem = Problem(f, method, controller, read, y0, theta, is_differentiable(theta))
+    problem = Problem(f, method, controller, read, y0, theta, is_differentiable(theta), max_steps)
     recalled = None if reason is not None else recall(compile, problem, epoch, last)
     if recalled is not None:
         return Driver(recalled[1], problem.differentiable, recalled[0])

@@ -160,8 +160,10 @@ def solve(
     def is_differentiable(theta: Sequence[Tensor]) -> bool:
         return transforms.is_recorded(how) or (torch.is_grad_enabled() and (moves or bool(theta)))
 
-    reason = eager_only(flat, how, jumps, watch, observe)
-    driver = driver_of(compile, f, chosen, controller, read, flat, epoch, times[:, -1], watch, reason, is_differentiable)
+    reason = eager_only(flat, how, jumps, watch, observe) if compile else None
+    driver = driver_of(
+        compile, f, chosen, controller, read, flat, epoch, times[:, -1], watch, reason, is_differentiable, max_steps
+    )
     traced, differentiable = driver.traced, driver.differentiable
     if watch is not None and watch.jumps:
         check_jumps(watch, f, epoch, flat)

@@ -102,7 +102,7 @@ class Plan:
         self, native: Native, span: Span, times: Tensor, wanted: Tensor, farthest: Tensor, *, first: bool
     ) -> tuple[Trace, Piece | None]:
         """The same by native code."""
-        found, taped = native.solve(span, times, self.max_steps, keep=self.keep is not None)
+        found, taped = native.solve(span, times, keep=self.keep is not None)
         status = found.status
         if bool((status > 0).any()):
             with torch.no_grad():

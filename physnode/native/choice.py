@@ -40,9 +40,9 @@ class Native:
     code: NativeCode
     problem: Problem
 
-    def solve(self, span: Span, times: Tensor, max_steps: int, *, keep: bool) -> tuple[Found, Taped | None]:
+    def solve(self, span: Span, times: Tensor, *, keep: bool) -> tuple[Found, Taped | None]:
         """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
-        return self.code.solve(self.problem, span, times, max_steps, keep=keep)
+        return self.code.solve(self.problem, span, times, keep=keep)
 
 
 def checked_choice(compile: Choice) -> Choice:
@@ -114,8 +114,7 @@ def choose(compile: Choice, problem: Problem, derivative: Tensor, span: Sequence
 
 def _each_by_itself(code: NativeCode, problem: Problem, span: Sequence[Tensor]) -> bool:
     """Whether code and field agree at different states side by side; asked once, since a batch may start where none differs."""
-    own, _ = problem.split()
-    if code.each_by_itself or own or not problem.f.batch:
+    if code.each_by_itself or not problem.f.batch or problem.arguments[0]:
         return True
     first, last = (time[:1].expand(3) for time in span)
     start = problem.y0[:1].detach()
@@ -170,9 +169,4 @@ def warn_of_eager(reason: str, level: int = 3) -> None:
 def _agree(code: NativeCode, problem: Problem, field_says: Tensor, span: Sequence[Tensor]) -> bool:
     """Whether code and field agree at the start."""
     first, last = span
-    code_says = code.field(problem, first, problem.y0)
-    scale = torch.maximum(
-        field_says.abs().amax(-1), problem.y0.detach().abs().amax(-1) / (last - first).abs().to(field_says.dtype)
-    )
-    good = (code_says - field_says).abs() <= _SAME * code.resolution * scale.unsqueeze(-1)
-    return bool((good.all(-1) | ~torch.isfinite(scale)).all())
+    return code.agrees(problem, first, last, field_says, _SAME)

@@ -15,7 +15,7 @@ from physnode.engine.kept_states import KeptStates
 from physnode.engine.records import Records
 from physnode.native.assembly import Assembled
 from physnode.native.library import Compiled, Found, Start
-from physnode.native.problem import Problem, members
+from physnode.native.problem import Problem
 from physnode.native.seen import Seen, changed, visible
 
 __all__ = ["NativeCode", "Read", "Taped"]
@@ -60,9 +60,9 @@ class NativeCode:
         read = {tensor.dtype for tensor in self.assembled.tensors if tensor.is_floating_point()}
         return max(torch.finfo(dtype).eps for dtype in (self.dtype, *read))
 
-    def solve(self, problem: Problem, span: Span, times: Tensor, max_steps: int, *, keep: bool) -> tuple[Found, Taped | None]:
+    def solve(self, problem: Problem, span: Span, times: Tensor, *, keep: bool) -> tuple[Found, Taped | None]:
         """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
-        start, current = self._start(problem, problem.y0, *span, times, max_steps)
+        start, current = self._start(problem, problem.y0, *span, times, problem.max_steps)
         found = self.compiled.solve(start, keep=keep, threads=_threads(len(problem.y0)))
         if found.tape is None:
             return found, None
@@ -71,8 +71,8 @@ class NativeCode:
     def _start(
         self, problem: Problem, y: Tensor, t0: Tensor, t1: Tensor, direction: Tensor, times: Tensor, max_steps: int
     ) -> tuple[Start, list[Tensor]]:
-        current = self._current(problem, max_steps)
-        own, _ = problem.split()
+        current, uniform = self._shared(problem, max_steps)
+        own, _ = problem.arguments
         args = [own[name].detach().reshape(len(y), -1) for name in self.assembled.arguments]
         return Start(
             y.detach().contiguous(),
@@ -81,16 +81,32 @@ class NativeCode:
             direction.contiguous(),
             times if times.stride(-1) == 1 else times.contiguous(),
             torch.cat(args, dim=-1).contiguous() if args else y.new_empty(len(y), 0),
-            tuple(tensor.detach().contiguous() for tensor in current),
+            uniform,
         ), current
+
+    def _shared(self, problem: Problem, max_steps: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """The tensors that the code reads, as they are now, and as it reads them; looked up once a solve."""
+        kept = problem.read_by.get(id(self))
+        if kept is None:
+            current = self._current(problem, max_steps)
+            kept = problem.read_by[id(self)] = current, tuple(tensor.detach().contiguous() for tensor in current)
+        return kept
 
     def field(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
         """The code's own dy/dt at ``t`` ``(B,)`` and ``y`` ``(B, dim)``."""
-        return self.compiled.field(self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)[0])
+        return self.compiled.field(self._start(problem, y, t, t, t, t.unsqueeze(-1), problem.max_steps)[0])
+
+    def agrees(self, problem: Problem, t: Tensor, t_end: Tensor, field_says: Tensor, units: float) -> bool:
+        """Whether it gives what the field gives at ``t`` ``(B,)`` and ``y0``, to so many ``units`` in the last place.
+
+        They are those of the field's largest component, or of y0 over the length of the solve, which ends at ``t_end``.
+        """
+        start = self._start(problem, problem.y0, t, t_end, t, t.unsqueeze(-1), problem.max_steps)[0]
+        return self.compiled.agrees(start, field_says, units * self.resolution)
 
     def transpose(self, problem: Problem, t: Tensor, y: Tensor, cotangents: Tensor) -> list[Tensor]:
         """What y ``(B, dim)`` and each of ``problem.theta`` are owed by the code's own dy/dt, for its ``cotangents``."""
-        start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1), 1)
+        start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1), problem.max_steps)
         to_y, to_args, to_uniform = self.compiled.transpose(start, cotangents, _wanted(current, problem.theta))
         return [to_y, *_shares(problem, current, problem.theta, to_args, to_uniform)]
 
@@ -103,7 +119,7 @@ class NativeCode:
     def _current(self, problem: Problem, max_steps: int) -> list[Tensor]:
         """The tensors that the code reads, as they are now."""
         numbers = problem.controller.numbers(problem.y0.dtype)
-        own = members(problem.f)
+        own = problem.named
         shared = {} if problem.f.args is None else problem.f.args.constants
         found = []
         tables: dict[str, Mapping[str, Tensor]] = {"number": numbers, "member": own, "shared": shared}
@@ -175,7 +191,7 @@ def _by_argument(problem: Problem, to_args: Tensor) -> dict[int, Tensor]:
     """What each argument that trajectories have of their own is owed, by the id of its tensor."""
     found: dict[int, Tensor] = {}
     at = 0
-    own, _ = problem.split()
+    own, _ = problem.arguments
     for name in own:
         assert problem.f.args is not None
         tensor = problem.f.args.constants[name]

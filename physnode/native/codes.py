@@ -18,7 +18,7 @@ from physnode.native.build import COUNTS
 from physnode.native.code import NativeCode, Read
 from physnode.native.expressions import Unsupported
 from physnode.native.library import Compiled
-from physnode.native.problem import Problem, members, owner_of
+from physnode.native.problem import Problem, owner_of
 from physnode.native.seen import changed, visible
 
 __all__ = ["code_for", "known_code", "work_done"]
@@ -59,7 +59,7 @@ _codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
 
 def known_code(problem: Problem) -> NativeCode | None:
     """The code that was made for such a problem before."""
-    made = _codes_of(problem).made.get(problem.key(members(problem.f)))
+    made = _codes_of(problem).made.get(problem.key)
     return made if isinstance(made, NativeCode) and made.is_of(problem) else None
 
 
@@ -69,7 +69,7 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
     Raises:
         Unsupported: there can be none; the message says why.
     """
-    codes, key = _codes_of(problem), problem.key(members(problem.f))
+    codes, key = _codes_of(problem), problem.key
     made = None if again else codes.made.get(key)
     if made is None or (isinstance(made, NativeCode) and not (made.reads_all(problem) and made.is_of(problem))):
         try:
@@ -90,7 +90,7 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
 
 def work_done(problem: Problem, evaluations: int) -> int:
     """Evaluations that the eager driver has made in problems like this one, ``evaluations`` more now."""
-    spent, key = _codes_of(problem).spent, problem.key(members(problem.f))
+    spent, key = _codes_of(problem).spent, problem.key
     spent[key] = spent.get(key, 0) + evaluations
     return spent[key]
 
@@ -108,7 +108,7 @@ def _make(problem: Problem) -> NativeCode:
         raise Unsupported("its steps are shared by all trajectories, or its controller is one of your own")
     if problem.method.implicit:
         raise Unsupported(f"{problem.method.name} iterates until its equations are solved")
-    own, shared = problem.split()
+    own, shared = problem.arguments
     if any(value.dtype is not problem.y0.dtype for value in own.values()):
         raise Unsupported("an argument of each trajectory has another dtype than the state")
     rank = len(problem.f.batch)
@@ -127,7 +127,7 @@ def _make(problem: Problem) -> NativeCode:
         shared,
         differentiable=problem.differentiable,
     )
-    named = {id(tensor): name for name, tensor in members(problem.f).items()}
+    named = {id(tensor): name for name, tensor in problem.named.items()}
     given = {id(value): name for name, value in shared.items() if isinstance(value, Tensor)}
     reads: list[Read] = [*(("number", name) for name in assembled.numbers), ("limit", None)]
     for tensor in assembled.tensors[len(reads) :]:

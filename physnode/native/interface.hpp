@@ -70,6 +70,26 @@ void pn_field(const Solve* job) {
   delete c;
 }
 
+// Whether the field gives what is said, to a part `tolerance` of its largest component, or of y0 over the length of the solve.
+int64_t pn_agrees(const Solve* job, const Scalar* says, double tolerance) {
+  std::vector<Scalar> found(job->rows * DIM);
+  Solve own = *job;
+  own.derivative = found.data();
+  pn_field(&own);
+  for (int64_t row = 0; row < job->rows; ++row) {
+    double scale = 0, size = 0;
+    for (int i = 0; i < DIM; ++i) {
+      scale = s_maximum(scale, (double)std::fabs(says[row * DIM + i]));
+      size = s_maximum(size, (double)std::fabs(job->y0[row * DIM + i]));
+    }
+    scale = s_maximum(scale, size / std::fabs(job->t1[row] - job->t0[row]));
+    if (!std::isfinite(scale)) continue;
+    for (int i = 0; i < DIM; ++i)
+      if (!(std::fabs(found[row * DIM + i] - says[row * DIM + i]) <= tolerance * scale)) return 0;
+  }
+  return 1;
+}
+
 // What the field at one time and state of each trajectory owes, for given cotangents of its values.
 void pn_transpose(const Solve* job, const Pull* pull) {
 #if PN_DIFFERENTIABLE

@@ -80,7 +80,9 @@ class Compiled:
         code = library(source)
         self._solve, self._pull, self._records = code.pn_solve, code.pn_pull, code.pn_records
         self._free, self._bytes, self._field = code.pn_free, code.pn_bytes, code.pn_field
-        self._transpose = code.pn_transpose
+        self._transpose, self._agrees = code.pn_transpose, code.pn_agrees
+        self._agrees.argtypes = [_Pointer, _Pointer, ctypes.c_double]
+        self._agrees.restype = ctypes.c_int64
         self._field.restype = self._transpose.restype = None
         self._solve.restype = self._pull.restype = _Pointer
         self._bytes.restype = ctypes.c_int64
@@ -121,6 +123,15 @@ class Compiled:
         )  # fmt: skip
         self._field(ctypes.byref(job))
         return out
+
+    def agrees(self, start: Start, says: Tensor, tolerance: float) -> bool:
+        """Whether the field alone, at the start, gives what is said, ``(B, dim)``."""
+        uniform, says = _pointers(start.uniform), says.contiguous()
+        job = _Solve(
+            rows=len(says), t0=start.t0.data_ptr(), t1=start.t1.data_ptr(), y0=start.y0.data_ptr(),
+            args=start.args.data_ptr(), uniform=ctypes.addressof(uniform),
+        )  # fmt: skip
+        return bool(self._agrees(ctypes.byref(job), says.data_ptr(), tolerance))
 
     def transpose(self, start: Start, cotangents: Tensor, free: Sequence[bool]) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """What the field alone owes at the start for ``cotangents`` ``(B, dim)``, as :meth:`Tape.pull` gives it."""

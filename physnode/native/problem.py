@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import MethodType
 from typing import Any
 
@@ -33,18 +34,28 @@ class Problem:
     theta: tuple[Tensor, ...]
     """Tensors that a gradient is wanted of."""
     differentiable: bool
+    max_steps: int
+    read_by: dict[int, tuple[list[Tensor], tuple[Tensor, ...]]] = field(default_factory=dict, compare=False)
+    """What all trajectories share, as a code reads it, by the id of the code."""
 
-    def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    @cached_property
+    def named(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the field by name."""
+        return members(self.f)
+
+    @cached_property
+    def arguments(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Arguments that each trajectory has of its own, ``(B, ...)``, and those that all share."""
         if self.f.args is None:
             return {}, {}
         own, shared = split_arguments(self.f.args, self.f.batch)
         return {name: value.reshape(len(self.y0), *value.shape[len(self.f.batch) :]) for name, value in own.items()}, shared
 
-    def key(self, named: Mapping[str, Tensor]) -> Hashable:
+    @cached_property
+    def key(self) -> Hashable:
         """Problems of one key are served by one code, as long as what the field holds beside tensors stays as it is."""
-        own, shared = self.split()
-        names = {id(tensor): name for name, tensor in named.items()}
+        own, shared = self.arguments
+        names = {id(tensor): name for name, tensor in self.named.items()}
         return (
             owner_of(self.f)[1],
             self.y0.shape[-1],
@@ -57,7 +68,7 @@ class Problem:
             frozenset(names.get(id(tensor), id(tensor)) for tensor in self.theta if not self.is_argument(tensor)),
             tuple((name, tuple(value.shape[1:]), value.dtype, value.requires_grad) for name, value in own.items()),
             tuple((name, _kind(value)) for name, value in shared.items()),
-            tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()),
+            tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in self.named.items()),
         )
 
     def is_argument(self, tensor: Tensor) -> bool:
