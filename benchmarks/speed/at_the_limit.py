@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.accuracy.tables import Figure, Table
 from benchmarks.speed.contenders import Setting
 from benchmarks.speed.jobs import Job, Record
-from benchmarks.speed.problems import build, tolerances
+from benchmarks.speed.problems import Problem, build, tolerances
 from benchmarks.speed.tables import median
 from benchmarks.speed.timing import rounds
 from benchmarks.speed.torch_contenders import solve, torch_contenders
@@ -22,9 +23,13 @@ __all__ = ["measure", "native_evaluation", "table"]
 FORWARD, BOTH = 1.5, 4.5
 
 
-def native_evaluation(field: nn.Module, y: Tensor) -> Callable[[], Any] | None:
-    """One evaluation by the solve's own compiled code, where a version offers it; none does yet."""
-    return None
+def native_evaluation(problem: Problem, setting: Setting) -> Callable[[], Any] | None:
+    """One evaluation of the whole batch by the solve's own code; None where the solve is not compiled."""
+    taped = solve(problem, setting).pieces[0].taped
+    if taped is None:
+        return None
+    t = torch.zeros(problem.batch, dtype=torch.float64)
+    return partial(taped.code.field, taped.problem, t, problem.y0)
 
 
 def measure(job: Job) -> Iterator[Record]:
@@ -43,7 +48,7 @@ def measure(job: Job) -> Iterator[Record]:
             "evaluation": _without_graph(_evaluation(field if job.quick else torch.compile(field), problem.y0)),
             "products": _without_graph(_products(problem.layers, batch)),
         }
-        native = native_evaluation(field, problem.y0)
+        native = native_evaluation(problem, setting)
         if native is not None:
             runs["native evaluation"] = native
         estimates = {}

@@ -157,5 +157,8 @@ def with_code(problem: Problem, x: Tensor, *, needed: bool) -> Problem:
             warnings.simplefilter("always", CompileWarning)
         problem.solve(x)
         problem.loss(x.detach().requires_grad_())
+    for warning in found or ():
+        if not issubclass(warning.category, CompileWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     missing = not needed and any(issubclass(warning.category, CompileWarning) for warning in found or ())
     return replace(problem, solver=replace(problem.solver, compile=False)) if missing else problem

@@ -59,7 +59,10 @@ _codes: weakref.WeakKeyDictionary[Any, _Codes] = weakref.WeakKeyDictionary()
 
 def known_code(problem: Problem) -> NativeCode | None:
     """The code that was made for such a problem before."""
-    made = _codes_of(problem).made.get(problem.key)
+    try:
+        made = _codes_of(problem).made.get(problem.key)
+    except Unsupported:
+        return None
     return made if isinstance(made, NativeCode) and made.is_of(problem) else None
 
 
@@ -90,7 +93,10 @@ def code_for(problem: Problem, *, again: bool = False) -> NativeCode:
 
 def work_done(problem: Problem, evaluations: int) -> int:
     """Evaluations that the eager driver has made in problems like this one, ``evaluations`` more now."""
-    spent, key = _codes_of(problem).spent, problem.key
+    try:
+        spent, key = _codes_of(problem).spent, problem.key
+    except Unsupported:
+        return 0
     spent[key] = spent.get(key, 0) + evaluations
     return spent[key]
 
@@ -99,8 +105,11 @@ def _codes_of(problem: Problem) -> _Codes:
     owner, _ = owner_of(problem.f)
     try:
         return _codes.setdefault(owner, _Codes())
-    except TypeError:  # it cannot be referred to weakly
-        return _Codes()
+    except TypeError:
+        raise Unsupported(
+            f"it is a {type(owner).__name__}, to which no code can be tied, since it cannot be hashed or referred to weakly; "
+            "make it a function or an nn.Module"
+        ) from None
 
 
 def _make(problem: Problem) -> NativeCode:

@@ -1,41 +1,72 @@
 // What is called from outside.
 #pragma once
 
+// Threads of 64 MiB of stack (touched pages alone are real): the default is 2 MiB where the limit is "unlimited".
 template <class Work>
 static void in_parallel(int64_t workers, Work work) {
-  std::vector<std::thread> others;
-  for (int64_t w = 1; w < workers; ++w) others.emplace_back(work, w);
-  work(0);
-  for (std::thread& other : others) other.join();
+  struct Share { Work* work; int64_t number; pthread_t thread; bool runs, failed; };
+  std::vector<Share> others;
+  for (int64_t w = 1; w < workers; ++w) others.push_back({&work, w, {}, false, false});
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, (size_t)64 << 20);
+  for (Share& share : others)
+    share.runs = !pthread_create(&share.thread, &attributes, [](void* given) -> void* {
+      Share* mine = (Share*)given;
+      try {
+        (*mine->work)(mine->number);
+      } catch (...) {  // no memory
+        mine->failed = true;
+      }
+      return nullptr;
+    }, &share);
+  pthread_attr_destroy(&attributes);
+  bool failed = false;
+  try {
+    work(0);
+    for (Share& share : others)
+      if (!share.runs) work(share.number);  // no thread was to be had
+  } catch (...) {
+    failed = true;
+  }
+  for (Share& share : others) {
+    if (share.runs) pthread_join(share.thread, nullptr);
+    failed = failed || share.failed;
+  }
+  if (failed) throw std::bad_alloc();
 }
 
 extern "C" {
-void* pn_solve(const Solve* job) {
-  const int64_t workers = job->threads;
-  Tapes* tapes = new Tapes;
-  tapes->of.resize(job->keep ? workers : 0);
-  Uniform* c = &tapes->c;
-  c->fill(job->uniform);
-  in_parallel(workers, [&](int64_t w) {
-    Forward* forward = new Forward(*job, *c, job->keep ? &tapes->of[w] : nullptr, job->rows * w / workers, job->rows * (w + 1) / workers);
-    forward->run();
-    delete forward;
-  });
-  if (job->keep) return tapes;
-  delete tapes;
-  return nullptr;
+// The steps, if they are kept; `failed` says that memory has run out, as what the next function returns does.
+void* pn_solve(const Solve* job, int64_t* failed) {
+  *failed = 0;
+  try {
+    const int64_t workers = job->threads;
+    std::unique_ptr<Tapes> tapes(new Tapes);
+    tapes->of.resize(job->keep ? workers : 0);
+    tapes->c.fill(job->uniform);
+    in_parallel(workers, [&](int64_t w) {
+      Tape* tape = job->keep ? &tapes->of[w] : nullptr;
+      std::unique_ptr<Forward> forward(
+          new Forward(*job, tapes->c, tape, job->rows * w / workers, job->rows * (w + 1) / workers));
+      forward->run();
+    });
+    return job->keep ? tapes.release() : nullptr;
+  } catch (...) {
+    *failed = 1;
+    return nullptr;
+  }
 }
 
-void pn_pull(void* handle, const Pull* job) {
+int64_t pn_pull(void* handle, const Pull* job) try {
   Tapes* tapes = (Tapes*)handle;
   const Uniform* c = &tapes->c;
   const int64_t workers = (int64_t)tapes->of.size();
-  std::vector<Gradients*> gradients;
-  for (int64_t w = 0; w < workers; ++w) gradients.push_back(new Gradients());
+  std::vector<std::unique_ptr<Gradients>> gradients;
+  for (int64_t w = 0; w < workers; ++w) gradients.emplace_back(new Gradients());
   in_parallel(workers, [&](int64_t w) {
-    Backward* backward = new Backward(*job, *c, tapes->of[w], *gradients[w]);
+    std::unique_ptr<Backward> backward(new Backward(*job, *c, tapes->of[w], *gradients[w]));
     backward->run();
-    delete backward;
   });
   for (int64_t w = 1; w < workers; ++w) gradients[0]->join(*gradients[w]);
   for (int64_t row = 0; row < job->rows; ++row) {  // outputs that are y0 itself
@@ -47,7 +78,9 @@ void pn_pull(void* handle, const Pull* job) {
     }
   }
   gradients[0]->hand_on(*c, job->to_uniform);
-  for (Gradients* each : gradients) delete each;
+  return 0;
+} catch (...) {
+  return 1;
 }
 
 // The field alone at one time and state of each trajectory.

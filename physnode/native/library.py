@@ -15,6 +15,10 @@ from physnode.native.build import library
 __all__ = ["Compiled", "Found", "Start", "Tape"]
 
 _Pointer = ctypes.c_void_p
+_NO_MEMORY = (
+    "native code has run out of memory for the steps of a solve; solve fewer trajectories at once, loosen the tolerances, or "
+    "bound what is kept by gradient=pn.ACA(pn.Storage(limit=BYTES)), which the eager driver does"
+)
 
 
 def _structure(name: str, fields: str) -> type[ctypes.Structure]:
@@ -84,7 +88,8 @@ class Compiled:
         self._agrees.argtypes = [_Pointer, _Pointer, ctypes.c_double]
         self._agrees.restype = ctypes.c_int64
         self._field.restype = self._transpose.restype = None
-        self._solve.restype = self._pull.restype = _Pointer
+        self._solve.restype = _Pointer
+        self._pull.restype = ctypes.c_int64
         self._bytes.restype = ctypes.c_int64
         self._free.argtypes = self._bytes.argtypes = [_Pointer]
         self._pull.argtypes = [_Pointer, _Pointer]
@@ -107,7 +112,10 @@ class Compiled:
             at_counts, at_counts + 8 * rows, at_counts + 16 * rows, at_counts + 24 * rows, at_times, at_times + 8 * rows,
             ctypes.addressof(uniform), int(keep), threads,
         )  # fmt: skip
-        handle = self._solve(ctypes.byref(job))
+        failed = ctypes.c_int64()
+        handle = self._solve(ctypes.byref(job), ctypes.byref(failed))
+        if failed.value:
+            raise MemoryError(_NO_MEMORY)
         status, accepted, rejected, evaluations = counts.unbind(0)
         tape = Tape(self, handle, start, status, accepted) if keep else None
         last, derivative = states.unbind(0)
@@ -175,7 +183,8 @@ class Tape:
             start.times.shape[1], start.args.data_ptr(), cotangents.data_ptr(), self.status.data_ptr(), to_y0.data_ptr(),
             to_args.data_ptr(), ctypes.addressof(owed),
         )  # fmt: skip
-        self.code._pull(self._handle, ctypes.byref(job))
+        if self.code._pull(self._handle, ctypes.byref(job)):
+            raise MemoryError(_NO_MEMORY)
         return to_y0, to_args, to_uniform
 
     def records(self) -> tuple[Tensor, Tensor, Tensor]:

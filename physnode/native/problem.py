@@ -67,7 +67,7 @@ class Problem:
             self.differentiable,
             frozenset(names.get(id(tensor), id(tensor)) for tensor in self.theta if not self.is_argument(tensor)),
             tuple((name, tuple(value.shape[1:]), value.dtype, value.requires_grad) for name, value in own.items()),
-            tuple((name, _kind(value)) for name, value in shared.items()),
+            tuple((name, _kind(value), names.get(id(value)), _twin(shared, name)) for name, value in shared.items()),
             tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in self.named.items()),
         )
 
@@ -82,6 +82,12 @@ def _kind(value: Any) -> Hashable:
         built_in = None if value.is_floating_point() else tuple(value.reshape(-1).tolist())  # places to read from
         return tuple(value.shape), value.dtype, value.requires_grad, built_in
     return repr(value)
+
+
+def _twin(shared: dict[str, Any], name: str) -> str | None:
+    """The first argument that is the same tensor as the one of this name."""
+    value = shared[name]
+    return next((other for other, same in shared.items() if same is value), None) if isinstance(value, Tensor) else None
 
 
 def owner_of(f: FieldFunction) -> tuple[Any, Hashable]:

@@ -79,7 +79,8 @@ def _quotient(o: _Rules, g: Array, y: Array, a: Array, b: Array) -> tuple[Array 
 
 
 def _angle(o: _Rules, g: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array]:
-    share = o("div", g, o("add", o("mul", a, a), o("mul", b, b)))
+    size = o("add", o("mul", a, a), o("mul", b, b))
+    share = o.where(o.mask("eq", size, 0.0), 0.0, o("div", g, size))
     return o("mul", share, b), o("neg", o("mul", share, a))
 
 
@@ -103,6 +104,7 @@ _RULES: dict[str, Rule] = {
     "log10": lambda o, g, y, a: (o("div", g, o("mul", a, math.log(10))),),
     "log1p": lambda o, g, y, a: (o("div", g, o("add", a, 1.0)),),
     "tanh": lambda o, g, y, a: (o("mul", g, o("sub", 1.0, o("mul", y, y))),),
+    "sigmoid": lambda o, g, y, a: (o("mul", g, o("mul", y, o("sub", 1.0, y))),),
     "sinh": lambda o, g, y, a: (o("mul", g, o("cosh", a)),),
     "cosh": lambda o, g, y, a: (o("mul", g, o("sinh", a)),),
     "asin": lambda o, g, y, a: (o("div", g, o("sqrt", o("sub", 1.0, o("mul", a, a)))),),

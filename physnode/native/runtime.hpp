@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <thread>
+#include <memory>
+#include <new>
+#include <pthread.h>
 #include <vector>
 
 #if PN_STATE_IS_FLOAT
@@ -110,6 +112,10 @@ PN_FUNCTION1(asinh) PN_FUNCTION1(acosh) PN_FUNCTION1(atanh) PN_FUNCTION1(log1p) 
 PN_FUNCTION1(erf) PN_FUNCTION1(log2) PN_FUNCTION1(log10) PN_FUNCTION1(exp2)
 PN_FUNCTION2(pow) PN_FUNCTION2(atan2) PN_FUNCTION2(hypot)
 PN_LANES1(sqrt) PN_LANES1(floor) PN_LANES1(ceil)
+PN_INLINE D v_sigmoid(D a) { return 1.0 / (1.0 + v_exp(-a)); }
+PN_INLINE F v_sigmoid(F a) { return 1.0f / (1.0f + v_exp(-a)); }
+PN_INLINE double s_sigmoid(double a) { return 1.0 / (1.0 + std::exp(-a)); }
+PN_INLINE float s_sigmoid(float a) { return 1.0f / (1.0f + std::exp(-a)); }
 PN_INLINE double s_tanh(double a) { return std::tanh(a); }
 PN_INLINE float s_tanh(float a) { return std::tanh(a); }
 PN_INLINE double s_abs(double a) { return std::fabs(a); }

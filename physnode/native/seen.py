@@ -71,7 +71,9 @@ class _Walk:
             live = value.is_floating_point() or value.is_inference()  # its values are read at each solve
             self.found[path] = _Object(weakref.ref(value), 0 if live else value._version)
             return
-        if depth > _DEPTH or isinstance(value, types.ModuleType | type):
+        if depth > _DEPTH or isinstance(value, types.ModuleType):
+            return
+        if isinstance(value, type) and _is_library(value.__module__):
             return
         if id(value) in self._met:
             self.found[path] = ("also", self._met[id(value)])
@@ -87,6 +89,8 @@ class _Walk:
     def _parts(self, path: tuple[Any, ...], value: Any) -> Iterator[tuple[Any, Any]]:
         if isinstance(value, Mapping):
             yield from list(value.items())[:_LENGTH]
+        elif isinstance(value, type):
+            yield from _of_class(value, {})
         elif isinstance(value, list | tuple | set | frozenset):
             yield "length", len(value)
             yield from list(enumerate(value))[:_LENGTH]
@@ -101,6 +105,8 @@ class _Walk:
             yield from (("function", value.func), ("args", value.args), ("keywords", value.keywords))
         else:
             own = dict(list(getattr(value, "__dict__", {}).items())[:_LENGTH])
+            slots = (name for kind in type(value).__mro__ for name in _slots(kind))
+            own.update((name, getattr(value, name)) for name in slots if hasattr(value, name))
             # what a library makes for itself, a solve for example, is new each time: its parts tell
             by_parts = _is_library(type(value).__module__) and not callable(value)
             self.found[path] = type(value) if by_parts else _itself(value)
@@ -131,10 +137,16 @@ def _of_class(kind: type, own: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     for each in kind.__mro__:
         if not _is_library(each.__module__):
             for name, value in vars(each).items():
+                value = getattr(value, "fget", getattr(value, "__func__", getattr(value, "func", value)))
                 if isinstance(value, types.FunctionType):
                     yield (each.__qualname__, name), value
                 elif name not in own and name[:2] != "__" and isinstance(value, (*_PLAIN, Tensor, list, tuple, dict)):
                     yield name, value
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    found = vars(kind).get("__slots__", ())
+    return (found,) if isinstance(found, str) else tuple(found)
 
 
 def _of_function(function: types.FunctionType) -> Iterator[tuple[Any, Any]]:
@@ -147,9 +159,13 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[Any, Any]]:
             continue
     yield "defaults", function.__defaults__ or ()
     yield "keywords", function.__kwdefaults__ or {}
-    for name in _names(function.__code__):
+    names = _names(function.__code__)
+    for name in names:
         if name in function.__globals__:
-            yield ("global", name), function.__globals__[name]
+            value = function.__globals__[name]
+            yield ("global", name), value
+            if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
+                yield from ((("module", name, part), vars(value)[part]) for part in names if part in vars(value))
 
 
 @functools.lru_cache(maxsize=1024)

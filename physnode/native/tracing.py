@@ -34,13 +34,14 @@ _library.impl("transpose", lambda t, y, w, name: torch.zeros_like(y), "Composite
 
 
 _aten = torch.ops.aten
-_MORE = (_aten.relu, _aten.gelu, _aten.elu, _aten.leaky_relu, _aten._softmax, _aten._log_softmax)
+_MORE = (_aten.relu, _aten.gelu, _aten.leaky_relu, _aten._softmax, _aten._log_softmax)
 
 
 @lru_cache(maxsize=1)
 def _decompositions() -> Any:
     found = {**core_aten_decompositions(), **get_decompositions(_MORE)}
-    del found[_aten.roll.default]  # into remainders of places
+    for kept in (_aten.roll.default, _aten.softplus.default, _aten.elu.default):
+        found.pop(kept, None)
     return found
 
 

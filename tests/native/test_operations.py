@@ -33,7 +33,7 @@ def elementwise(t: Tensor, y: Tensor, c: Tensor) -> list[Tensor]:
         y**-1.5, y**0.3, 2.0**y, y**0, y**17, torch.maximum(y, c), torch.minimum(y, c), y.clamp(0.3, 0.6), y.clamp(min=0.4),
         y.clamp(max=c), torch.lerp(y, c, 0.3), torch.addcmul(y, c, y, value=0.4), torch.addcdiv(y, c, y, value=0.4),
         torch.add(y, c, alpha=2.5), torch.sub(y, c, alpha=0.7), torch.rsub(y, c, alpha=0.3),
-        torch.div(y, 0.3, rounding_mode="floor") * y, y / c, c / y, y / 1.7, 2.1 / y, torch.where(y > c, y, c * y),
+        y / c, c / y, y / 1.7, 2.1 / y, torch.where(y > c, y, c * y),
         torch.where((y < 0.5) & ~(y == c) | (y >= 0.8), y, -c), torch.where((y <= 0.5) ^ (y != c), y, c),
         y.masked_fill(y > 0.5, 0.2) * c, torch.where(torch.isfinite(y / (c - c)), y, c), torch.isnan(y).double() + y,
         torch.isinf(y).to(D) * c, (y > 0.4).double() * y, (3 * y).long().double() * c, t * y, torch.sin(3 * t) * c,

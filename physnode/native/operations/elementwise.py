@@ -46,10 +46,8 @@ OPERATIONS["rsub"] = lambda made, a, b, alpha=1: _add(made, b, a, alpha, name="s
 
 @register("div")
 def _div(made: Made, a: Any, b: Any, rounding_mode: str | None = None) -> Array:
-    if rounding_mode == "floor":
-        return made.op("floor", made.op("div", a, b))
-    if rounding_mode is not None:
-        raise Unsupported("it divides with truncation")
+    if rounding_mode is not None:  # which PyTorch does by a remainder, with other digits
+        raise Unsupported("it divides to whole numbers")
     a, b = made.array(a), made.array(b)
     if 2 * b.size <= math.prod(made.shape) or (is_uniform(b) and not is_uniform(a)):  # one division, then products
         return made.op("mul", a, made.op("div", 1.0, b))
@@ -95,7 +93,24 @@ def _square(made: Made, x: Array) -> Array:
 
 @register("sigmoid")
 def _sigmoid(made: Made, x: Array) -> Array:
-    return made.op("div", 1.0, made.op("add", 1.0, made.op("exp", made.op("neg", x))))
+    return made.op("sigmoid", x)
+
+
+@register("softplus")
+def _softplus(made: Made, x: Array, beta: float = 1, threshold: float = 20) -> Array:
+    scaled = x if beta == 1 else made.op("mul", x, float(beta))
+    large = made.compare("gt", scaled, float(threshold))
+    small = made.op("log1p", made.op("exp", _where(made, large, 0.0, scaled)))  # no overflow where it is not taken
+    return _where(made, large, x, small if beta == 1 else made.op("div", small, float(beta)))
+
+
+@register("elu")
+def _elu(made: Made, x: Array, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Array:
+    positive = made.compare("gt", x, 0)
+    below = made.op(
+        "mul", made.op("expm1", made.op("mul", _where(made, positive, 0.0, x), float(input_scale))), float(alpha) * float(scale)
+    )
+    return _where(made, positive, made.op("mul", x, float(scale)), below)
 
 
 @register("sign")
