@@ -52,7 +52,8 @@ def _preface(records: Sequence[Record], quick: bool) -> str:
         device = f" The tables that say cuda were made on one {torch.cuda.get_device_name()}."
     return (
         "# How fast solves and gradients are\n\n"
-        "Written by `make speed`; do not edit. The contenders of a table are measured in one run, in turn. Limits that a figure is followed by are held: the command fails if "
+        "Written by `make speed`; do not edit. The contenders of a table are measured in one run, in turn. "
+        "Limits that a figure is followed by are held: the command fails if "
         "one is missed.\n\n"
         f"Everyone solves the same problems: {'; '.join(case.title.lower() for case in CASES.values())}. Networks have two "
         "hidden layers of tanh units with the same weights in every library. A batch is so many start states; each is seen at "
