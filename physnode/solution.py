@@ -111,7 +111,7 @@ class Piece:
         """The ``outputs`` as a differentiable function of all that they depend on."""
         if self.taped is not None and isinstance(how, Swept):
             cost.note_tape(self.taped)
-            return Outputs.without_events(attach_tape(self.taped, outputs.ys, self.y0, self.make_replay, cost))
+            return Outputs.without_events(attach_tape(self.taped, outputs.ys, self.y0, lambda: self.replay, cost))
         cost.note(self.replay.records, how.kept_instead)
         return how.attach(self.replay, outputs, self.y0)
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from physnode.native.expressions import Graph, Node, Unsupported
+from physnode.native.expressions import Graph, Node, Unsupported, reached
 from physnode.native.spelling import LARGEST, TABLE, literal, vector_expression, vector_type
 
 __all__ = ["Body", "Slots", "Store"]
@@ -18,6 +18,10 @@ class Slots:
 
     nodes: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
     _place: dict[int, int] = field(default_factory=dict)
+
+    def has(self, node: Node) -> bool:
+        """Whether a node has a place already."""
+        return node.number in self._place
 
     def place(self, node: Node) -> tuple[str, int]:
         """Table and place of one node."""
@@ -78,7 +82,7 @@ class Body:
         """Statements that compute and store everything; ``outers`` are calls ``name(rows, columns)`` with arrays of nodes."""
         wanted = [node for store in stores for node in store.nodes]
         wanted += [node for _, rows, columns in outers for node in (*rows, *columns)]
-        order = [node for node in self._walk(wanted) if not node.uniform]
+        order = [node for node in reached(wanted, self._is_there) if not node.uniform]
         if len(order) > LARGEST:
             raise Unsupported(f"its code would be {len(order)} statements long, above {LARGEST}")
         parts = self._parts(order)
@@ -95,6 +99,9 @@ class Body:
         for name, rows, columns in outers:
             self.lines.append(f"{name}({self.array(rows)}, {self.array(columns)});")
         return self.lines
+
+    def _is_there(self, node: Node) -> bool:
+        return node.uniform or node.number in self.saved
 
     def atom(self, node: Node) -> str:
         """An expression for a node that is available."""
@@ -147,7 +154,7 @@ class Body:
         """How many nodes from ``at`` on lie one after the other in some array."""
 
         def lies(node: Node) -> tuple[str, int] | None:
-            if node.op == "const" or (node.uniform and node.number not in self.slots._place):
+            if node.op == "const" or (node.uniform and not self.slots.has(node)):
                 return None
             if node.uniform:
                 return self.slots.place(node)
@@ -164,22 +171,6 @@ class Body:
         while start is not None and at + length < len(nodes) and lies(nodes[at + length]) == (start[0], start[1] + length):
             length += 1
         return length
-
-    def _walk(self, wanted: Sequence[Node]) -> list[Node]:
-        """All nodes that have to be computed, and those that are read."""
-        seen: set[int] = set()
-        order: list[Node] = []
-        waiting = [(node, False) for node in wanted]
-        while waiting:
-            node, ready = waiting.pop()
-            if ready:
-                order.append(node)
-            elif node.number not in seen:
-                seen.add(node.number)
-                waiting.append((node, True))
-                if node.number not in self.saved and not node.uniform:
-                    waiting += [(arg, False) for arg in node.args if arg.number not in seen]
-        return sorted(order, key=lambda node: node.number)
 
     def _parts(self, order: Sequence[Node]) -> list[list[Node]]:
         """What is computed, in order: whole runs, and single nodes."""

@@ -62,16 +62,16 @@ class NativeCode:
 
     def solve(self, problem: Problem, span: Span, times: Tensor, *, keep: bool) -> tuple[Found, Taped | None]:
         """Solve over ``span`` with outputs at ``times`` ``(B, T)``."""
-        start, current = self._start(problem, problem.y0, *span, times, problem.max_steps)
+        start, current = self._start(problem, problem.y0, *span, times)
         found = self.compiled.solve(start, keep=keep, threads=_threads(len(problem.y0)))
         if found.tape is None:
             return found, None
         return found, Taped(self, problem, tuple(current), found, problem.method.evaluations)
 
     def _start(
-        self, problem: Problem, y: Tensor, t0: Tensor, t1: Tensor, direction: Tensor, times: Tensor, max_steps: int
+        self, problem: Problem, y: Tensor, t0: Tensor, t1: Tensor, direction: Tensor, times: Tensor
     ) -> tuple[Start, list[Tensor]]:
-        current, uniform = self._shared(problem, max_steps)
+        current, uniform = self._shared(problem)
         own, _ = problem.arguments
         args = [own[name].detach().reshape(len(y), -1) for name in self.assembled.arguments]
         return Start(
@@ -84,39 +84,39 @@ class NativeCode:
             uniform,
         ), current
 
-    def _shared(self, problem: Problem, max_steps: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    def _shared(self, problem: Problem) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """The tensors that the code reads, as they are now, and as it reads them; looked up once a solve."""
         kept = problem.read_by.get(id(self))
         if kept is None:
-            current = self._current(problem, max_steps)
+            current = self._current(problem)
             kept = problem.read_by[id(self)] = current, tuple(tensor.detach().contiguous() for tensor in current)
         return kept
 
     def field(self, problem: Problem, t: Tensor, y: Tensor) -> Tensor:
         """The code's own dy/dt at ``t`` ``(B,)`` and ``y`` ``(B, dim)``."""
-        return self.compiled.field(self._start(problem, y, t, t, t, t.unsqueeze(-1), problem.max_steps)[0])
+        return self.compiled.field(self._start(problem, y, t, t, t, t.unsqueeze(-1))[0])
 
     def agrees(self, problem: Problem, t: Tensor, t_end: Tensor, field_says: Tensor, units: float) -> bool:
         """Whether it gives what the field gives at ``t`` ``(B,)`` and ``y0``, to so many ``units`` in the last place.
 
         They are those of the field's largest component, or of y0 over the length of the solve, which ends at ``t_end``.
         """
-        start = self._start(problem, problem.y0, t, t_end, t, t.unsqueeze(-1), problem.max_steps)[0]
+        start = self._start(problem, problem.y0, t, t_end, t, t.unsqueeze(-1))[0]
         return self.compiled.agrees(start, field_says, units * self.resolution)
 
     def transpose(self, problem: Problem, t: Tensor, y: Tensor, cotangents: Tensor) -> list[Tensor]:
         """What y ``(B, dim)`` and each of ``problem.theta`` are owed by the code's own dy/dt, for its ``cotangents``."""
-        start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1), problem.max_steps)
+        start, current = self._start(problem, y, t, t, t, t.unsqueeze(-1))
         to_y, to_args, to_uniform = self.compiled.transpose(start, cotangents, _wanted(current, problem.theta))
         return [to_y, *_shares(problem, current, problem.theta, to_args, to_uniform)]
 
     def reads_all(self, problem: Problem) -> bool:
         """Whether every tensor that the field reads and that is none of its parameters is one that the code reads."""
-        current = {id(tensor) for tensor in self._current(problem, 1)}
+        current = {id(tensor) for tensor in self._shared(problem)[0]}
         parameters = {id(tensor) for tensor in problem.f.field.parameters()}
         return all(id(tensor) in current or id(tensor) in parameters or problem.is_argument(tensor) for tensor in problem.theta)
 
-    def _current(self, problem: Problem, max_steps: int) -> list[Tensor]:
+    def _current(self, problem: Problem) -> list[Tensor]:
         """The tensors that the code reads, as they are now."""
         numbers = problem.controller.numbers(problem.y0.dtype)
         own = problem.named
@@ -124,7 +124,9 @@ class NativeCode:
         found = []
         tables: dict[str, Mapping[str, Tensor]] = {"number": numbers, "member": own, "shared": shared}
         for kind, name in self.reads:
-            found.append(torch.tensor(max_steps) if kind == "limit" else name if kind == "other" else tables[kind][name])
+            found.append(
+                torch.tensor(problem.max_steps) if kind == "limit" else name if kind == "other" else tables[kind][name]
+            )
         return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Array", "Graph", "Node", "Unsupported", "walk"]
+__all__ = ["Array", "Graph", "Node", "Unsupported", "as_array", "reached", "walk"]
 
 _RUN = 16
 """Elements from which on an elementwise operation is a loop."""
@@ -197,3 +197,16 @@ def walk(outputs: Iterable[Node]) -> list[Node]:
             waiting.append((node, True))
             waiting += [(arg, False) for arg in reversed(node.args) if arg.number not in seen]
     return order
+
+
+def reached(outputs: Iterable[Node], ends: Callable[[Node], bool]) -> list[Node]:
+    """All nodes on the way from ``outputs`` to those at which it ``ends``, these too, in the order in which they were made."""
+    found: dict[int, Node] = {}
+    waiting = list(outputs)
+    while waiting:
+        node = waiting.pop()
+        if node.number not in found:
+            found[node.number] = node
+            if not ends(node):
+                waiting += node.args
+    return sorted(found.values(), key=lambda node: node.number)

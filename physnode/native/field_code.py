@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from physnode.native.body import Body, Store
-from physnode.native.expressions import Array, Node, Unsupported, walk
+from physnode.native.expressions import Array, Node, Unsupported, reached, walk
 from physnode.native.lowering import lowered
 from physnode.native.program import Program
 from physnode.native.reverse import Outer, Owed, depends_on, pull
@@ -113,17 +113,8 @@ def _frontier(program: Program, stores: Sequence[Store], outers: Sequence[Outer]
     """Values of the evaluation itself that its transpose reads, whole runs side by side."""
     waiting = [node for store in stores for node in store.nodes]
     waiting += [node for outer in outers for node in (*outer.rows, *outer.columns)]
-    seen: set[int] = set()
-    found = []
-    while waiting:
-        node = waiting.pop()
-        if node.number in seen or node.uniform:
-            continue
-        seen.add(node.number)
-        if node.number in primal:
-            found.append(node)
-        else:
-            waiting += node.args
+    ends = reached(waiting, lambda node: node.uniform or node.number in primal)
+    found = [node for node in ends if node.number in primal and not node.uniform]
     return sorted(
         found, key=lambda node: (node.number if node.run is None else program.graph.runs[node.run][0].number, node.place)
     )

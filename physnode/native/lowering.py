@@ -14,8 +14,6 @@ from physnode.native.operations import OPERATIONS, Made
 
 __all__ = ["constants", "lowered"]
 
-Call = Callable[[str, Sequence[Any]], Any]
-
 
 def constants(graph: Graph, tensor: Tensor) -> Array:
     """The entries of a tensor as constants of the code."""

@@ -97,7 +97,7 @@ def scalar_expression(node: Node, arguments: Sequence[str]) -> str:
         return f"-(int64_t)({arguments[0]} {_COMPARE[node.op]} {arguments[1]})"
     if node.op == "where":
         return f"({arguments[0]} ? {arguments[1]} : {arguments[2]})"
-    if node.op in ("maximum", "minimum", "isfinite") or node.op not in (*_INFIX, *_LOGIC, "not", "neg"):
+    if node.op not in (*_INFIX, *_LOGIC, "not", "neg"):
         return f"s_{node.op}({', '.join(arguments)})"
     return _expression(node, arguments)
 

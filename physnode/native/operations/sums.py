@@ -25,29 +25,11 @@ def _mean(made: Made, x: Array, dim: Any = None, keepdim: bool = False, dtype: A
     return made.op("div", total, float(x.size // max(1, total.size)))
 
 
-@register("prod")
-def _prod(made: Made, x: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
-    return made.fold("mul", x, dim, keepdim)
+for _name, _op in (("prod", "mul"), ("amax", "maximum"), ("amin", "minimum"), ("any", "or"), ("all", "and")):
 
-
-@register("amax")
-def _amax(made: Made, x: Array, dim: Any = None, keepdim: bool = False) -> Array:
-    return made.fold("maximum", x, dim, keepdim)
-
-
-@register("amin")
-def _amin(made: Made, x: Array, dim: Any = None, keepdim: bool = False) -> Array:
-    return made.fold("minimum", x, dim, keepdim)
-
-
-@register("any")
-def _any(made: Made, x: Array, dim: Any = None, keepdim: bool = False) -> Array:
-    return made.fold("or", x, dim, keepdim)
-
-
-@register("all")
-def _all(made: Made, x: Array, dim: Any = None, keepdim: bool = False) -> Array:
-    return made.fold("and", x, dim, keepdim)
+    @register(_name)
+    def _folded(made: Made, x: Array, dim: Any = None, keepdim: bool = False, dtype: Any = None, *, op: str = _op) -> Array:
+        return made.fold(op, x, dim, keepdim)
 
 
 @register("cumsum")
